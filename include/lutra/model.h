@@ -1,0 +1,63 @@
+/* lutra/model.h - opening a model folder and looking inside. */
+#ifndef LUTRA_MODEL_H
+#define LUTRA_MODEL_H
+
+#include "lutra/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct lutra_model lutra_model;
+
+typedef struct lutra_model_options {
+    size_t size;
+    lutra_dtype dtype; /* LUTRA_BF16 (default): matmul inputs and KV cache in bfloat16, sums in
+                          float32. LUTRA_F32: everything in float32. */
+} lutra_model_options;
+
+LUTRA_API void lutra_model_options_init(lutra_model_options *o);
+
+/* Opens a Hugging Face folder, original or compressed by lutra: reads config.json, maps the
+   shards, packs the weights for this machine. opts may be NULL. The context must outlive the model.
+   Fails with E_FORMAT/E_IO naming the file and tensor, E_UNSUPPORTED naming the architecture or
+   rope type and what is supported. */
+LUTRA_API lutra_status lutra_model_open(lutra_ctx *ctx, const char *path,
+                                        const lutra_model_options *opts, lutra_model **out,
+                                        lutra_err *err);
+LUTRA_API void lutra_model_close(lutra_model *m);
+
+typedef struct lutra_model_info {
+    char architecture[64]; /* "LlamaForCausalLM" */
+    int64_t n_layers, hidden_size, intermediate_size, n_heads, n_kv_heads, head_dim, vocab_size;
+    int64_t max_context;   /* tokens */
+    int64_t n_params;
+    int64_t weight_bytes;  /* bytes read per decoded token at most: packed weights */
+    int32_t bos_id;        /* -1 if none */
+    int n_eos;
+    int32_t eos_id[8];
+    char format[64];       /* spec of the quantized weights, or "" */
+} lutra_model_info;
+
+LUTRA_API void lutra_model_get_info(const lutra_model *m, lutra_model_info *out);
+
+/* --- looking at files without loading a model ------------------------------------------------ */
+
+typedef struct lutra_checkpoint lutra_checkpoint;
+
+/* path: a model folder or a single .safetensors file. Only headers are read. */
+LUTRA_API lutra_status lutra_checkpoint_open(lutra_ctx *ctx, const char *path,
+                                             lutra_checkpoint **out, lutra_err *err);
+LUTRA_API void lutra_checkpoint_close(lutra_checkpoint *c);
+LUTRA_API int64_t lutra_checkpoint_count(const lutra_checkpoint *c);
+/* Name, file name and view of tensor i in [0, count), sorted by name. The data is mapped, not read. */
+LUTRA_API const char *lutra_checkpoint_name(const lutra_checkpoint *c, int64_t i);
+LUTRA_API const char *lutra_checkpoint_file(const lutra_checkpoint *c, int64_t i);
+LUTRA_API void lutra_checkpoint_tensor(const lutra_checkpoint *c, int64_t i, lutra_tensor *out);
+/* config.json as text, or NULL for a single file. Owned by c. */
+LUTRA_API const char *lutra_checkpoint_config(const lutra_checkpoint *c);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,81 @@
+/* lutra/quant.h - compressing: one matrix in memory, or a whole checkpoint on disk. */
+#ifndef LUTRA_QUANT_H
+#define LUTRA_QUANT_H
+
+#include "lutra/format.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* An encoded matrix: buffers owned by the object. */
+typedef struct lutra_qmatrix {
+    lutra_format format;
+    int64_t n, k;
+    uint8_t *codes;  /* [n][lutra_format_row_bytes] */
+    void *scales;    /* [n][groups] of format.scale_dtype */
+    uint8_t *zeros;  /* [n][groups] codes of the zero points, or NULL when symmetric */
+} lutra_qmatrix;
+
+/* Rounds w (dense [n][k] of w_dtype: F32, F16 or BF16) to the nearest codes. E_ARG if the group
+   does not divide k; E_FORMAT on NaN or infinity, naming row and column.
+   On success *out owns its buffers (lutra_qmatrix_free). */
+LUTRA_API lutra_status lutra_quantize_matrix(lutra_ctx *ctx, const lutra_format *f, int64_t n, int64_t k,
+                                             const void *w, lutra_dtype w_dtype,
+                                             lutra_qmatrix *out, lutra_err *err);
+LUTRA_API void lutra_qmatrix_free(lutra_qmatrix *q);
+
+/* Writes the dequantized values, [n][k] float32. */
+LUTRA_API lutra_status lutra_dequantize_matrix(lutra_ctx *ctx, const lutra_qmatrix *q, float *out,
+                                               lutra_err *err);
+
+/* A matrix packed for this machine's kernels: y[m][n] = sum_k x[m][k] w[n][k] (+ bias[n]). */
+typedef struct lutra_linear lutra_linear;
+
+/* Packs q (which may be freed afterwards). act: LUTRA_F32 computes with float32 activations,
+   LUTRA_BF16 rounds them to bfloat16 (faster). bias: [n] float32 or NULL, copied. */
+LUTRA_API lutra_status lutra_linear_open(lutra_ctx *ctx, const lutra_qmatrix *q, const float *bias,
+                                         lutra_dtype act, lutra_linear **out, lutra_err *err);
+/* x: [m][k] float32 row-major, y: [m][n] float32 row-major; m >= 0. */
+LUTRA_API lutra_status lutra_linear_multiply(lutra_ctx *ctx, const lutra_linear *lin, int64_t m,
+                                             const float *x, float *y, lutra_err *err);
+LUTRA_API void lutra_linear_close(lutra_linear *lin);
+
+/* Settings for compressing a checkpoint. Fill with lutra_quantize_options_init. */
+typedef struct lutra_quantize_options {
+    size_t size;
+    lutra_format format;
+    const char *const *ignore; /* name patterns (glob: * ?) of modules left alone */
+    int n_ignore;              /* default: "lm_head" and "*embed_tokens" */
+    bool dry_run;              /* plan only: nothing is written */
+    bool overwrite;            /* replace an existing output folder once the new one is complete */
+    bool restart;              /* discard the work of an interrupted run instead of resuming */
+} lutra_quantize_options;
+
+/* What a run did, or with dry_run would do. */
+typedef struct lutra_quantize_report {
+    int64_t n_tensors, n_quantized; /* of the input checkpoint */
+    int64_t bytes_in, bytes_out;    /* tensor bytes */
+    int64_t params_quantized;
+    double bits_per_weight;         /* over the quantized tensors, scales and tables included */
+    double sqnr_db;                 /* signal to quantization noise over all quantized weights */
+    double seconds;
+    int64_t resumed_tensors;        /* found finished from an interrupted run */
+    int64_t peak_rss;               /* bytes, of this process */
+} lutra_quantize_report;
+
+LUTRA_API void lutra_quantize_options_init(lutra_quantize_options *o);
+
+/* Compresses the Hugging Face folder `in` to the folder `out` by rounding to nearest. Needs no
+   calibration and holds only a few tensors in memory. Work goes to `out`.partial, which is
+   renamed to `out` when complete; an interrupted run resumes there and gives the same bytes.
+   Fails with E_EXISTS if `out` exists, E_NOSPACE, E_FORMAT (malformed input, NaN weights, naming
+   file and tensor), E_ARG (group size that does not divide a tensor's columns, naming it). */
+LUTRA_API lutra_status lutra_quantize_checkpoint(lutra_ctx *ctx, const char *in, const char *out,
+                                                 const lutra_quantize_options *o,
+                                                 lutra_quantize_report *report, lutra_err *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

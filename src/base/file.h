@@ -1,0 +1,31 @@
+/* file.h - files: whole small reads, read-only maps, atomic replacement. */
+#ifndef LU_BASE_FILE_H
+#define LU_BASE_FILE_H
+
+#include "base/status.h"
+
+typedef struct lu_map {
+    const uint8_t *data; /* NULL when size is 0 */
+    size_t size;
+} lu_map;
+
+lutra_status lu_map_open(const char *path, lu_map *out, lutra_err *err);
+void lu_map_close(lu_map *m);
+
+/* Reads a file of at most `limit` bytes; *data gets a NUL appended and is freed with lu_free. */
+lutra_status lu_file_read(const char *path, size_t limit, char **data, size_t *size, lutra_err *err);
+
+/* Writes path through a temporary name in the same folder, fsync and rename. */
+lutra_status lu_file_write(const char *path, const void *data, size_t size, lutra_err *err);
+
+/* pwrite in full; retries short writes; names the path on failure. */
+lutra_status lu_write_at(int fd, const char *path, const void *data, size_t size, uint64_t offset,
+                         lutra_err *err);
+
+bool lu_path_exists(const char *path);
+bool lu_path_is_dir(const char *path);
+/* "<dir>/<name>" newly allocated, NULL = out of memory */
+char *lu_path_join(const char *dir, const char *name);
+const char *lu_path_base(const char *path); /* after the last '/' */
+
+#endif
