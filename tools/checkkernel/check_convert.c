@@ -29,12 +29,20 @@ static void check_widen(ck *t, widen run, float (*truth)(uint16_t))
     }
 }
 
-/* Random bits with, in turn: nothing changed, the dropped bits an exact tie, an exponent near one
-   end of fp16's range. */
+/* NaNs whose kept bits are zero or carry over, the largest float, both sides of fp16's overflow
+   (65520) and of its smallest subnormal's half, and the zeros */
+static const uint32_t SPECIAL[] = {0x7f800001, 0xff800001, 0x7fffffff, 0xffffffff, 0x7f7fffff,
+                                   0x7f800000, 0xff800000, 0x477fefff, 0x477ff000, 0x477fe001,
+                                   0x33000000, 0x33000001, 0x387fc000, 0x387fe000, 0x80000000,
+                                   0x00000000, 0x00000001, 0x80800000};
+
+/* In turn: random bits, a tie of bf16, a tie of fp16, an exponent near one end of fp16's range,
+   a special value. */
 static float awkward(ck *t, int64_t i)
 {
     const uint32_t u = (uint32_t)ck_random(t);
-    switch (i % 4) {
+    switch (i % 5) {
+    case 4: return lu_f32_from_bits(SPECIAL[u % (sizeof SPECIAL / sizeof *SPECIAL)]);
     case 1: return lu_f32_from_bits((u & 0xffff0000u) | 0x8000u);              /* tie of bf16 */
     case 2: return ldexpf((float)(u % 4096) + 0.5f, (int)(u >> 27) - 26);      /* ties of fp16 */
     case 3: return ldexpf(ck_gauss(t), u % 2 ? 15 : -20);
