@@ -38,7 +38,7 @@ lutra_status lutra_open(const lutra_options *opt, lutra_ctx **out, lutra_err *er
     }
     ctx->options = o;
     if (o.cpu) {
-        strcpy(ctx->cpu_name, o.cpu);
+        memcpy(ctx->cpu_name, o.cpu, strlen(o.cpu) + 1);
         ctx->options.cpu = ctx->cpu_name;
     }
     const lutra_status status = lu_pool_open(o.n_threads, &ctx->pool, err);
