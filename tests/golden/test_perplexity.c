@@ -20,7 +20,7 @@
 #include "base/mem.h"
 #include "eval/perplexity.h"
 #include "lutra/engine.h"
-#include "model/model.h"
+#include "model/slots.h"
 
 static void must(lutra_status status, const lutra_err *err)
 {
