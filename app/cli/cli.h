@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 
+#include "lutra/lutra.h"
 #include "options.h"
 #include "progress.h"
 
