@@ -85,6 +85,16 @@ void lu_ops_fill(lu_ops *ops, lu_level level)
     lu_fill_ref_rows(ops);
     lu_fill_ref_reduce(ops);
     lu_fill_ref_attention(ops);
+#if defined(__x86_64__)
+    if (level >= LU_LEVEL_AVX2) {
+        lu_fill_avx2_rows(ops);
+        lu_fill_avx2_attention(ops);
+    }
+    if (level >= LU_LEVEL_AVX512) {
+        lu_fill_avx512_rows(ops);
+        lu_fill_avx512_attention(ops);
+    }
+#endif
 }
 
 size_t lu_attend_scratch(int64_t n_kv, int64_t head_dim)
