@@ -3,10 +3,10 @@
 #include "interrupt.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/select.h>
 #include <unistd.h>
 
 static volatile sig_atomic_t caught;
@@ -61,13 +61,15 @@ void interrupt_unblock(void)
 
 bool interrupt_wait_readable(int fd)
 {
-    struct pollfd p = {.fd = fd, .events = POLLIN};
+    fd_set wanted;
     sigset_t set, before;
+    FD_ZERO(&wanted);
+    FD_SET(fd, &wanted);
     stop_signals(&set);
     sigprocmask(SIG_BLOCK, &set, &before);
     bool ready = !caught;
     if (ready) {
-        const int n = ppoll(&p, 1, NULL, &before);
+        const int n = pselect(fd + 1, &wanted, NULL, NULL, NULL, &before);
         ready = n >= 0 || errno != EINTR;
     }
     sigprocmask(SIG_SETMASK, &before, NULL);
