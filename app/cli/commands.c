@@ -48,7 +48,13 @@ const char *cli_near_options(const cli_command *command, const char *name, char 
 {
     char names[128];
     buf[0] = '\0';
-    if (lu_near(name, option_at, command, names, sizeof names) > 0)
-        snprintf(buf, size, ", near: %s", names);
+    if (lu_near(name, option_at, command, names, sizeof names) == 0)
+        return buf;
+    size_t n = (size_t)snprintf(buf, size, ", near:");
+    for (const char *p = names; *p && n < size; p += strspn(p, ", ")) {
+        const size_t word = strcspn(p, ",");
+        n += (size_t)snprintf(buf + n, size - n, "%s --%.*s", p == names ? "" : ",", (int)word, p);
+        p += word;
+    }
     return buf;
 }
