@@ -171,7 +171,7 @@ static size_t restore_literals(char *text, size_t n)
     while (p < end) {
         size_t take = *p == '"' ? string_length(p, end) : 1;
         const size_t literal = take > 3 && p[1] == 0x7f ? literal_length(p + 2, p + take - 1) : 0;
-        if (literal && literal == take - 3) {
+        if (literal && literal == take - 3 && !is_key(p + take, end)) {
             memmove(to, p + 2, literal);
             to += literal;
         } else {

@@ -15,7 +15,7 @@
 
 /* Parses n bytes. Accepts what Python's json writes (see above); duplicate keys are an error when
    reject_duplicates. `what` names the input in messages ("DIR/config.json"), which give line and
-   column (in bytes). On success *out is a new reference (json_decref). Depth is limited by jansson. */
+   column (in bytes) where the refused token ends. On success *out is a new reference (json_decref). Depth is limited by jansson. */
 lutra_status lu_json_parse(const char *what, const char *text, size_t n, bool reject_duplicates,
                            json_t **out, lutra_err *err);
 lutra_status lu_json_load(const char *path, json_t **out, lutra_err *err);
