@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2034 # MODEL is for the tests
 # lib.sh - helpers of the command line tests; each test_*.sh begins with `. tests/cli/lib.sh`.
 # LUTRA is the program. A test runs it with `run`, states what it expects, and ends with `finish`.
 set -u

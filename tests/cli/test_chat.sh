@@ -1,3 +1,4 @@
+#!/bin/sh
 # chat through a pipe: one answer a line, the history counts, commands work, a full context is told.
 . tests/cli/lib.sh
 needs python3

@@ -1,3 +1,4 @@
+#!/bin/sh
 # eval gives the reference perplexity of its first windows, whatever the threads.
 . tests/cli/lib.sh
 needs python3

@@ -1,3 +1,4 @@
+#!/bin/sh
 # The shared library exports lutra_* and nothing else, and all that the headers declare.
 . tests/cli/lib.sh
 needs nm

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Every public header compiles alone, as C17 and as C++17.
 . tests/cli/lib.sh
 cc=${CC:-cc}

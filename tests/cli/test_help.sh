@@ -1,3 +1,4 @@
+#!/bin/sh
 # Help, completion and manual page are made from the same tables: every option is in all of them.
 . tests/cli/lib.sh
 
@@ -27,7 +28,7 @@ for command in $commands; do
     cmp -s "$work/out" "$work/help" || fail "expected 'help $command' to equal '$command --help'"
     grep -o '^  ....--[a-z-]*' "$work/help" | sed 's/.*--//' >"$work/options"
     [ -s "$work/options" ] || fail "expected options in the help of $command"
-    grep "^    $command) words=" "$work/bash" | tr " '" '\n\n' | sed -n 's/^--//p' >"$work/bash.options"
+    grep "^    $command) words=" "$work/bash" | tr " '" '\n' | sed -n 's/^--//p' >"$work/bash.options"
     sort "$work/options" >"$work/a"
     sort "$work/bash.options" >"$work/b"
     cmp -s "$work/a" "$work/b" || fail "expected bash completion of $command to know the options of its help"

@@ -1,3 +1,4 @@
+#!/bin/sh
 # inspect shows folders and single files, for people and for machines.
 . tests/cli/lib.sh
 needs python3

@@ -1,3 +1,4 @@
+#!/bin/sh
 # What is installed is enough to build and run the examples.
 . tests/cli/lib.sh
 needs cmake pkg-config make

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Ctrl-C in a terminal: ends an answer of chat but not chat, leaves at the prompt when pressed twice,
 # and ends run as the signal does.
 . tests/cli/lib.sh

@@ -1,3 +1,4 @@
+#!/bin/sh
 # run continues a prompt: reproducibly, up to a limit or a stop string, and says why it stopped.
 . tests/cli/lib.sh
 needs python3

@@ -1,9 +1,10 @@
+#!/bin/sh
 # Output that cannot be written is a failure with a message; a reader that leaves is no crash.
 . tests/cli/lib.sh
 
 if [ -c /dev/full ]; then
     for command in "--help" "--version" "inspect $MODEL --tensors" "man" "completion zsh" \
-        "run $MODEL -p x -n 2 -q" "eval $MODEL --text README.md --window 16 --max-windows 1 -q"; do
+        "run $MODEL -p x -n 2 -q" "eval $MODEL --text CONTRIBUTING.md --window 16 --max-windows 1 -q"; do
         shown="lutra $command >/dev/full"
         : >"$work/out"
         # shellcheck disable=SC2086 # words on purpose

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Bad usage is refused with exit status 2, a message on standard error, and near names.
 . tests/cli/lib.sh
 
