@@ -151,8 +151,8 @@ static lu_jv loop_attr(const lu_jloop *loop, lu_jstr name)
         {"index", lu_j_int(i + 1)},      {"index0", lu_j_int(i)},
         {"revindex", lu_j_int(n - i)},   {"revindex0", lu_j_int(n - i - 1)},
         {"first", lu_j_bool(i == 0)},    {"last", lu_j_bool(i == n - 1)},
-        {"length", lu_j_int(n)},         {"depth", lu_j_int(loop->depth)},
-        {"depth0", lu_j_int(loop->depth - 1)},
+        {"length", lu_j_int(n)},
+        {"depth", lu_j_int(1)},          {"depth0", lu_j_int(0)}, /* these count recursive loops */
         {"previtem", i > 0 ? loop->items->items[i - 1] : lu_j_undefined(name)},
         {"nextitem", i + 1 < n ? loop->items->items[i + 1] : lu_j_undefined(name)},
     };

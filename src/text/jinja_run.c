@@ -176,9 +176,8 @@ static lu_jflow run_for(lu_jenv *env, const lu_jnode *node)
     if (!items->n)
         return node->d ? run_scope(env, node->d->list) : FLOW_ON;
     lu_jscope *outer = env->scope;
-    lu_jloop *outer_loop = env->loop, *loop = lu_j_alloc(env, 1, sizeof *loop);
-    *loop = (lu_jloop){.items = items, .depth = outer_loop ? outer_loop->depth + 1 : 1};
-    env->loop = loop;
+    lu_jloop *loop = lu_j_alloc(env, 1, sizeof *loop);
+    loop->items = items;
     for (loop->index = 0; loop->index < items->n; loop->index++) {
         lu_j_work(env, 1);
         env->scope = lu_j_push_scope(env, outer);
@@ -188,7 +187,6 @@ static lu_jflow run_for(lu_jenv *env, const lu_jnode *node)
             break;
     }
     env->scope = outer;
-    env->loop = outer_loop;
     return FLOW_ON;
 }
 
@@ -240,14 +238,11 @@ static void bind_macro(lu_jenv *env, const lu_jnode *node, const lu_jargs *args)
 lu_jv lu_j_run_macro(lu_jenv *env, const lu_jmacro *macro, const lu_jargs *args)
 {
     lu_jscope *outer = env->scope;
-    lu_jloop *loop = env->loop;
     lu_jbuf b = {0};
     env->scope = lu_j_push_scope(env, macro->scope);
-    env->loop = NULL;
     bind_macro(env, macro->node, args);
     capture(env, macro->node->list, &b);
     env->scope = outer;
-    env->loop = loop;
     return lu_j_take(&b);
 }
 

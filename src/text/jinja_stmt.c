@@ -54,6 +54,8 @@ static lu_jnode *target(lu_jparser *p, bool attribute)
             node->name = lu_j_expect_name(p);
             if (lu_j_is(node->name, "true") || lu_j_is(node->name, "false") || lu_j_is(node->name, "none"))
                 lu_j_fail(p->env, LUTRA_E_FORMAT, "constants cannot be assigned to");
+            if (p->loops && lu_j_is(node->name, "loop"))
+                lu_j_fail(p->env, LUTRA_E_FORMAT, "'loop' cannot be assigned to inside a loop");
             if (attribute && lu_j_skip_op(p, '.')) {
                 lu_jnode *attr = lu_j_node(p, N_ATTR);
                 attr->a = node;

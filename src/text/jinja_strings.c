@@ -1,5 +1,5 @@
 /* jinja_strings.c - methods of strings and the filters that make text or numbers of one value.
-   Letter case is Unicode's simple mapping: one character stays one character. */
+   Letter case is Unicode's simple mapping, one character to one, but for the sharp s. */
 #include <math.h>
 #include <string.h>
 
@@ -42,7 +42,9 @@ static lu_jv cased(lu_jcall *call, casing how)
                                         : how == UPPER     ? utf8proc_toupper((utf8proc_int32_t)c)
                                                            : utf8proc_totitle((utf8proc_int32_t)c);
         before = c;
-        if ((uint32_t)mapped == c)
+        if (up && c == 0xDF)
+            lu_j_put_text(call->env, &b, how == UPPER ? "SS" : "Ss");
+        else if ((uint32_t)mapped == c)
             lu_j_put(call->env, &b, s.p + i, size);
         else
             lu_j_put_char(call->env, &b, (uint32_t)mapped);
@@ -147,11 +149,7 @@ static lu_jv split_words(lu_jcall *call, int64_t max)
     lu_jstr s = lu_j_strip(call->self.s, NULL, true, false);
     lu_j_work(call->env, call->self.s.n >> 4);
     while (s.n) {
-        size_t n = 0;
-        if (max == 0) {
-            s = lu_j_strip(s, NULL, false, true);
-            n = s.n;
-        }
+        size_t n = max == 0 ? s.n : 0;
         while (n < s.n && !lu_j_space_size(s.p + n, s.n - n))
             n += lu_j_char_size(s.p + n, s.n - n);
         add_part(call, out, s.p, s.p + n);

@@ -74,7 +74,6 @@ struct lu_jdict {
 struct lu_jloop {
     const lu_jlist *items;
     size_t index; /* from 0 */
-    int depth;    /* loops around this one, plus 1 */
 };
 
 /* Text being built. */
@@ -93,7 +92,6 @@ struct lu_jenv {
     int depth; /* nested evaluations now */
     lu_jbuf *out;
     lu_jscope *scope, *globals;
-    lu_jloop *loop; /* innermost loop, for its depth */
 };
 
 /* --- failures and limits -------------------------------------------------------------------- */

@@ -8,7 +8,9 @@
 #include "text/utf8.h"
 
 #define GPT2_REGEX "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
-#define WORDS_REGEX "[\\w\\p{Join_Control}]+|[^\\w\\p{Join_Control}\\s]+"
+/* \w of Rust, which Whitespace is defined by, is not Oniguruma's: joiners are in, fractions out. */
+#define RUST_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}"
+#define WORDS_REGEX "[" RUST_WORD "]+|[^" RUST_WORD "\\s]+"
 
 typedef enum step_kind { SPLIT, PREFIX, BYTES, METASPACE } step_kind;
 

@@ -18,7 +18,7 @@
 #define JIT_STACK_LIMIT (1u << 20)
 
 #define SPACE_SET "\\p{White_Space}"
-#define WORD_SET "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD_SET "\\p{Alphabetic}\\p{M}\\p{N}\\p{Pc}"
 
 static void *pcre_alloc(PCRE2_SIZE n, void *unused)
 {

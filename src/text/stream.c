@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "text/tokenizer.h"
+#include "text/utf8.h"
 
 struct lutra_stream {
     const lutra_tokenizer *tokenizer;
@@ -21,8 +22,8 @@ lutra_status lutra_stream_open(const lutra_tokenizer *t, bool skip_special, cons
                                int n_stops, lutra_stream **out, lutra_err *err)
 {
     for (int i = 0; i < n_stops; i++)
-        if (!*stops[i])
-            return lu_fail(err, LUTRA_E_ARG, "stop string %d is empty", i);
+        if (!*stops[i] || !lu_utf8_valid(stops[i], strlen(stops[i])))
+            return lu_fail(err, LUTRA_E_ARG, "stop string %d is %s", i, *stops[i] ? "not UTF-8" : "empty");
     lutra_stream *s = lu_calloc(1, sizeof *s);
     if (!s)
         return lu_fail_nomem(err, sizeof *s);
