@@ -26,6 +26,9 @@ _Noreturn void lu_j_fail(lu_jenv *env, lutra_status status, const char *fmt, ...
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
+    for (char *c = text; *c; c++) /* messages are one line, whatever a template puts in them */
+        if (*c == '\n' || *c == '\r')
+            *c = ' ';
     /* A refusal is the template author's sentence to the user: its line helps nobody. */
     if (status == LUTRA_E_ARG || status == LUTRA_E_NOMEM)
         lu_fail(env->err, status, "chat template: %s", text);
