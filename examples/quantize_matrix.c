@@ -45,7 +45,8 @@ static lutra_status compare(lutra_ctx *ctx, lutra_err *err)
     if (status == LUTRA_OK)
         status = lutra_linear_multiply(ctx, lin, 1, x, y, err);
     if (status == LUTRA_OK) {
-        const size_t bytes = N * (lutra_format_row_bytes(&f, K) + 2 * (size_t)lutra_format_groups(&f, K));
+        const size_t bytes =
+            N * (lutra_format_row_bytes(&f, K) + 2 * (size_t)lutra_format_groups(&f, K));
         printf("%d x %d: %zu bytes as float, %zu as nf4:g64\n", N, K, sizeof weights, bytes);
         printf("error against the same rounded weights  %.2e\n", distance(decoded));
         printf("error against the float weights         %.2e\n", distance(weights));

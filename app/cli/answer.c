@@ -81,7 +81,8 @@ static lutra_status finish(receiver *r)
     return LUTRA_OK;
 }
 
-lutra_status cli_generate(const cli_loaded *l, const cli_question *q, cli_answer *out, lutra_err *err)
+lutra_status cli_generate(const cli_loaded *l, const cli_question *q, cli_answer *out,
+                          lutra_err *err)
 {
     receiver r = {.q = q, .a = out, .err = err};
     memset(out, 0, sizeof *out);

@@ -1,4 +1,5 @@
-/* answer.h - one generation: tokens in, text streamed to stdout as it comes. Used by run and chat. */
+/* answer.h - one generation: tokens in, text streamed to stdout as it comes. Used by run and chat.
+ */
 #ifndef LUTRA_CLI_ANSWER_H
 #define LUTRA_CLI_ANSWER_H
 
@@ -15,7 +16,12 @@ typedef struct cli_question {
     bool show; /* write the text to stdout while it comes */
 } cli_question;
 
-typedef enum cli_finish { CLI_ANSWER_EOS, CLI_ANSWER_LENGTH, CLI_ANSWER_STOP, CLI_ANSWER_INTERRUPTED } cli_finish;
+typedef enum cli_finish {
+    CLI_ANSWER_EOS,
+    CLI_ANSWER_LENGTH,
+    CLI_ANSWER_STOP,
+    CLI_ANSWER_INTERRUPTED
+} cli_finish;
 
 typedef struct cli_answer {
     char *text; /* UTF-8, NUL-terminated, without the stop string */
@@ -28,7 +34,8 @@ typedef struct cli_answer {
 
 /* Answers until an end token, a stop string, the limit, or Ctrl-C (no failure: what came so far is
    in *out). *out is always fit for cli_answer_free. */
-lutra_status cli_generate(const cli_loaded *l, const cli_question *q, cli_answer *out, lutra_err *err);
+lutra_status cli_generate(const cli_loaded *l, const cli_question *q, cli_answer *out,
+                          lutra_err *err);
 void cli_answer_free(cli_answer *a);
 
 const char *cli_finish_name(cli_finish f); /* "eos", "length", "stop", "interrupted" */

@@ -33,7 +33,8 @@ void chat_history_close(chat_history *h)
     lu_free(h->fed);
 }
 
-lutra_status chat_history_add(chat_history *h, const char *role, const char *content, lutra_err *err)
+lutra_status chat_history_add(chat_history *h, const char *role, const char *content,
+                              lutra_err *err)
 {
     if (h->n == h->room) {
         const int room = h->room * 2 + 16;
@@ -96,8 +97,8 @@ lutra_status chat_history_rewind(chat_history *h, lutra_session *s, const int32_
     return LUTRA_OK;
 }
 
-lutra_status chat_history_fed(chat_history *h, const lutra_session *s, const int32_t *ids, int64_t n,
-                              const int32_t *more, int64_t m, lutra_err *err)
+lutra_status chat_history_fed(chat_history *h, const lutra_session *s, const int32_t *ids,
+                              int64_t n, const int32_t *more, int64_t m, lutra_err *err)
 {
     if (n + m > h->fed_room) {
         const int64_t room = (n + m) * 2;

@@ -34,7 +34,8 @@ static lutra_status make_room(chat_input *in, lutra_err *err)
     if (in->end < in->room)
         return LUTRA_OK;
     if (in->room >= LINE_LIMIT)
-        return lu_fail(err, LUTRA_E_LIMIT, "standard input: a line is longer than %zu bytes", LINE_LIMIT);
+        return lu_fail(err, LUTRA_E_LIMIT, "standard input: a line is longer than %zu bytes",
+                       LINE_LIMIT);
     const size_t room = in->room ? in->room * 2 : 4096;
     char *more = lu_resize(in->buf, room);
     if (!more)

@@ -10,7 +10,7 @@
 
 enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 
-extern const cli_command *const cli_commands[]; /* NULL-terminated */
+extern const cli_command *const cli_commands[];        /* NULL-terminated */
 const cli_command *cli_find_command(const char *name); /* NULL: none */
 
 extern const cli_command cli_quantize, cli_eval, cli_run, cli_chat, cli_inspect, cli_completion,
@@ -28,15 +28,18 @@ int cli_fail(cli_call *call, const lutra_err *err);
 int cli_usage(const cli_call *call, const char *fmt, ...) LUTRA_PRINTF(2, 3);
 void cli_note(cli_call *call, const char *fmt, ...) LUTRA_PRINTF(2, 3); /* silent with --quiet */
 
-/* --- results on stdout (output.c): after a failed write the rest is dropped and out_close says so */
+/* --- results on stdout (output.c): after a failed write the rest is dropped and out_close says so
+ */
 void out_printf(const char *fmt, ...) LUTRA_PRINTF(1, 2);
 void out_write(const char *text, size_t n);
 void out_flush(void);
 bool out_broken(void); /* a write has failed: no use to go on */
-/* One object or array and a newline; takes the reference. Numbers that JSON cannot hold are null. */
+/* One object or array and a newline; takes the reference. Numbers that JSON cannot hold are null.
+ */
 void out_json(json_t *value);
 json_t *out_real(double v);
-/* Flushes; a failed write turns `status` into CLI_FAILED with a message (none for a closed pipe). */
+/* Flushes; a failed write turns `status` into CLI_FAILED with a message (none for a closed pipe).
+ */
 int out_close(int status);
 
 /* Sizes and times for people: "12.3 MB", "1:02:03". Return buf. */

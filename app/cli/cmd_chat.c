@@ -19,7 +19,8 @@ typedef struct settings {
 #define S(field) offsetof(settings, field)
 
 static const cli_option options[] = {
-    {"system", 0, CLI_TEXT, "TEXT", S(system), 0, 0, NULL, NULL, "system prompt: what the model is to be"},
+    {"system", 0, CLI_TEXT, "TEXT", S(system), 0, 0, NULL, NULL,
+     "system prompt: what the model is to be"},
     {"max-tokens", 'n', CLI_INT, "N", S(max_tokens), 0, 1e12, NULL, "512",
      "longest answer in tokens; 0 = until the context is full"},
     {"stop", 0, CLI_LIST, "TEXT", S(stop), 0, 0, NULL, NULL, "end the answer before this text"},
@@ -91,7 +92,9 @@ static void do_help(chat *c, const char *rest)
     (void)rest;
     for (int i = 0; i < N_SLASH; i++)
         fprintf(stderr, "  %-8s %s\n", slash_commands[i].name, slash_commands[i].help);
-    fprintf(stderr, "A line ending in \\ goes on in the next. //text sends /text. Ctrl-C stops an answer.\n");
+    fprintf(
+        stderr,
+        "A line ending in \\ goes on in the next. //text sends /text. Ctrl-C stops an answer.\n");
 }
 
 static const char *slash_at(const void *list, int i)
@@ -135,10 +138,12 @@ static lutra_status fit(chat *c, int32_t **ids, int64_t *n, lutra_err *err)
         LU_TRY(chat_history_encode(&c->history, c->loaded.tokenizer, ids, n, err));
     }
     if (dropped > 0)
-        cli_note(c->call, "(the context of %lld tokens is full: the oldest %d turn%s left out from here on)",
+        cli_note(c->call,
+                 "(the context of %lld tokens is full: the oldest %d turn%s left out from here on)",
                  (long long)capacity, dropped, dropped == 1 ? " is" : "s are");
     if (*n < 1 || *n >= capacity)
-        return lu_fail(err, LUTRA_E_LIMIT, "the message has %lld tokens, the context holds %lld: shorten it",
+        return lu_fail(err, LUTRA_E_LIMIT,
+                       "the message has %lld tokens, the context holds %lld: shorten it",
                        (long long)*n, (long long)capacity);
     return LUTRA_OK;
 }
@@ -148,9 +153,13 @@ static lutra_status answer(chat *c, const int32_t *ids, int64_t n, lutra_err *er
     int64_t common = 0;
     cli_answer a = {0};
     LU_TRY(chat_history_rewind(&c->history, c->session, ids, n, &common, err));
-    const cli_question q = {.session = c->session, .ids = ids + common, .n = n - common,
-                            .sampling = c->sampling, .max_tokens = c->s->max_tokens,
-                            .stops = &c->s->stop, .show = true};
+    const cli_question q = {.session = c->session,
+                            .ids = ids + common,
+                            .n = n - common,
+                            .sampling = c->sampling,
+                            .max_tokens = c->s->max_tokens,
+                            .stops = &c->s->stop,
+                            .show = true};
     c->sampling.seed++; /* the next turn draws anew */
     lutra_status status = cli_generate(&c->loaded, &q, &a, err);
     if (status == LUTRA_OK) {
@@ -227,8 +236,8 @@ static int run(cli_call *call)
         return err.status == LUTRA_E_ARG ? cli_usage(call, "%s", err.msg) : cli_fail(call, &err);
     lutra_status status = cli_load(call, call->operands[0], c.s->dtype, &c.loaded, &err);
     if (status == LUTRA_OK && !lutra_has_chat_template(c.loaded.tokenizer))
-        status = lu_fail(&err, LUTRA_E_UNSUPPORTED, "%s: the model has no chat template, try 'lutra run'",
-                         call->operands[0]);
+        status = lu_fail(&err, LUTRA_E_UNSUPPORTED,
+                         "%s: the model has no chat template, try 'lutra run'", call->operands[0]);
     if (status == LUTRA_OK)
         status = lutra_session_open(c.loaded.model, c.s->context, &c.session, &err);
     if (status == LUTRA_OK)
@@ -252,13 +261,15 @@ static int run(cli_call *call)
 const cli_command cli_chat = {
     .name = "chat",
     .summary = "Talk with a model in the terminal",
-    .about = "Uses the model's own chat template and keeps the conversation; each turn feeds only what\n"
-             "is new. When the context is full, the oldest turns are left out and a note says so (the\n"
-             "system prompt stays). Ctrl-C stops an answer; at the prompt, Ctrl-C twice or Ctrl-D\n"
-             "leaves. At the prompt: /help /reset /save FILE /exit. Lines may come through a pipe.\n"
-             "The choice of tokens is greedy unless --sample or --temperature asks for chance.\n",
+    .about =
+        "Uses the model's own chat template and keeps the conversation; each turn feeds only what\n"
+        "is new. When the context is full, the oldest turns are left out and a note says so (the\n"
+        "system prompt stays). Ctrl-C stops an answer; at the prompt, Ctrl-C twice or Ctrl-D\n"
+        "leaves. At the prompt: /help /reset /save FILE /exit. Lines may come through a pipe.\n"
+        "The choice of tokens is greedy unless --sample or --temperature asks for chance.\n",
     .examples = "  lutra chat llama-8b-nf4 --sample\n"
-                "  lutra chat llama-8b-nf4 --system 'You answer in one sentence.' --temperature 0.7 --top-p 0.9\n"
+                "  lutra chat llama-8b-nf4 --system 'You answer in one sentence.' --temperature "
+                "0.7 --top-p 0.9\n"
                 "  printf 'Hello!\\nAnd again?\\n' | lutra chat llama-8b-nf4\n",
     .operands = operands,
     .options = options,

@@ -44,11 +44,12 @@ static void bash_value(const cli_command *command, const cli_option *o)
 
 static void write_bash(void)
 {
-    out_printf("# bash completion of lutra, made by 'lutra completion bash'\n_lutra() {\n"
-               "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd= i\n"
-               "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
-               "    case ${COMP_WORDS[i]} in -*) ;; *) cmd=${COMP_WORDS[i]}; break ;; esac\n  done\n"
-               "  case $cmd:$prev in\n");
+    out_printf(
+        "# bash completion of lutra, made by 'lutra completion bash'\n_lutra() {\n"
+        "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd= i\n"
+        "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
+        "    case ${COMP_WORDS[i]} in -*) ;; *) cmd=${COMP_WORDS[i]}; break ;; esac\n  done\n"
+        "  case $cmd:$prev in\n");
     for (int i = 0; cli_commands[i]; i++)
         if (!cli_commands[i]->hidden)
             each_option(cli_commands[i], bash_value);
@@ -110,8 +111,9 @@ static void zsh_option(const cli_command *command, const cli_option *o)
 
 static void write_zsh(void)
 {
-    out_printf("#compdef lutra\n# zsh completion of lutra, made by 'lutra completion zsh'\n_lutra() {\n"
-               "  local -a commands\n  commands=(\n");
+    out_printf(
+        "#compdef lutra\n# zsh completion of lutra, made by 'lutra completion zsh'\n_lutra() {\n"
+        "  local -a commands\n  commands=(\n");
     for (int i = 0; cli_commands[i]; i++) {
         if (cli_commands[i]->hidden)
             continue;
@@ -119,12 +121,14 @@ static void write_zsh(void)
         zsh_text(cli_commands[i]->summary);
         out_printf("'\n");
     }
-    out_printf("  )\n  if (( CURRENT == 2 )); then\n    _describe command commands\n    return\n  fi\n"
-               "  case $words[2] in\n");
+    out_printf(
+        "  )\n  if (( CURRENT == 2 )); then\n    _describe command commands\n    return\n  fi\n"
+        "  case $words[2] in\n");
     for (int i = 0; cli_commands[i]; i++) {
         if (cli_commands[i]->hidden)
             continue;
-        out_printf("    %s)\n      shift words; (( CURRENT-- ))\n      _arguments", cli_commands[i]->name);
+        out_printf("    %s)\n      shift words; (( CURRENT-- ))\n      _arguments",
+                   cli_commands[i]->name);
         each_option(cli_commands[i], zsh_option);
         out_printf(" \\\n        '*:file:_files' ;;\n");
     }
@@ -145,7 +149,8 @@ static void fish_text(const char *text)
 static void fish_option(const cli_command *command, const cli_option *o)
 {
     char one[64];
-    out_printf("complete -c lutra -n '__fish_seen_subcommand_from %s' -l %s", command->name, o->name);
+    out_printf("complete -c lutra -n '__fish_seen_subcommand_from %s' -l %s", command->name,
+               o->name);
     if (o->letter)
         out_printf(" -s %c", o->letter);
     if (o->type == CLI_PATH)
@@ -167,7 +172,8 @@ static void write_fish(void)
     for (int i = 0; cli_commands[i]; i++) {
         if (cli_commands[i]->hidden)
             continue;
-        out_printf("complete -c lutra -n __fish_use_subcommand -f -a %s -d '", cli_commands[i]->name);
+        out_printf("complete -c lutra -n __fish_use_subcommand -f -a %s -d '",
+                   cli_commands[i]->name);
         fish_text(cli_commands[i]->summary);
         out_printf("'\n");
         each_option(cli_commands[i], fish_option);
@@ -194,7 +200,8 @@ static const cli_operand operands[] = {
 const cli_command cli_completion = {
     .name = "completion",
     .summary = "Write a shell's completion script",
-    .about = "Packages install the scripts; by hand: lutra completion bash > FILE, and source it.\n",
+    .about =
+        "Packages install the scripts; by hand: lutra completion bash > FILE, and source it.\n",
     .examples = "  lutra completion fish > ~/.config/fish/completions/lutra.fish\n",
     .operands = operands,
     .hidden = true,

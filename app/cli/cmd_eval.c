@@ -94,11 +94,14 @@ static int run(cli_call *call)
 const cli_command cli_eval = {
     .name = "eval",
     .summary = "Measure a model's perplexity on a text",
-    .about = "The text is tokenized in one piece, cut into windows (a shorter tail is dropped) and each\n"
-             "window is run by itself. With a stride below the window only tokens not counted before\n"
-             "are counted. Lower is better; compare only models with the same tokenizer.\n",
-    .examples = "  lutra eval llama-8b-nf4 --text val.txt\n"
-                "  lutra eval llama-8b --text val.txt --window 2048 --bos --max-windows 20 --json\n",
+    .about =
+        "The text is tokenized in one piece, cut into windows (a shorter tail is dropped) and "
+        "each\n"
+        "window is run by itself. With a stride below the window only tokens not counted before\n"
+        "are counted. Lower is better; compare only models with the same tokenizer.\n",
+    .examples =
+        "  lutra eval llama-8b-nf4 --text val.txt\n"
+        "  lutra eval llama-8b --text val.txt --window 2048 --bos --max-windows 20 --json\n",
     .operands = operands,
     .options = options,
     .settings_size = sizeof(settings),

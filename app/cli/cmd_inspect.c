@@ -12,8 +12,10 @@ typedef struct settings {
 } settings;
 
 static const cli_option options[] = {
-    {"tensors", 0, CLI_FLAG, NULL, offsetof(settings, tensors), 0, 0, NULL, NULL, "list every tensor"},
-    {"json", 0, CLI_FLAG, NULL, offsetof(settings, json), 0, 0, NULL, NULL, "print one JSON object"},
+    {"tensors", 0, CLI_FLAG, NULL, offsetof(settings, tensors), 0, 0, NULL, NULL,
+     "list every tensor"},
+    {"json", 0, CLI_FLAG, NULL, offsetof(settings, json), 0, 0, NULL, NULL,
+     "print one JSON object"},
     {0},
 };
 
@@ -25,13 +27,13 @@ static const cli_operand operands[] = {
 #define N_DTYPES 32
 
 typedef struct overview {
-    json_t *config; /* NULL without config.json */
-    json_t *quant;  /* borrowed: quantization_config, or NULL */
+    json_t *config;        /* NULL without config.json */
+    json_t *quant;         /* borrowed: quantization_config, or NULL */
     int64_t bytes, params; /* params: codes count as the weights they stand for */
     int64_t n_files;
     int64_t count_of[N_DTYPES], bytes_of[N_DTYPES]; /* by lutra_dtype */
-    bool ours;                   /* compressed by lutra */
-    int64_t bits, group_size;    /* of our format */
+    bool ours;                                      /* compressed by lutra */
+    int64_t bits, group_size;                       /* of our format */
     int64_t n_modules, quantized_params, quantized_bytes;
 } overview;
 
@@ -143,7 +145,9 @@ static void print_quantization(const overview *v)
 {
     const char *method = json_string_value(json_object_get(v->quant, "quant_method"));
     if (!v->ours) {
-        out_printf("quantization     %s\n", !v->quant ? "none" : method ? method : "of an unknown kind");
+        out_printf("quantization     %s\n", !v->quant ? "none"
+                                            : method  ? method
+                                                      : "of an unknown kind");
         return;
     }
     const char *spec = json_string_value(json_object_get(v->quant, "format"));
@@ -152,7 +156,8 @@ static void print_quantization(const overview *v)
                (long long)v->n_modules, (double)v->quantized_params * 1e-6,
                human_bytes((double)v->quantized_bytes, size, sizeof size));
     out_printf("bits per weight  %.3f in them, %.3f over all\n",
-               bits_per_weight(v->quantized_bytes, v->quantized_params), bits_per_weight(v->bytes, v->params));
+               bits_per_weight(v->quantized_bytes, v->quantized_params),
+               bits_per_weight(v->bytes, v->params));
 }
 
 static void print_tensors(const lutra_checkpoint *c, const overview *v)
@@ -169,8 +174,8 @@ static void print_tensors(const lutra_checkpoint *c, const overview *v)
         lutra_checkpoint_tensor(c, i, &t);
         const char *name = lutra_checkpoint_name(c, i);
         out_printf("%-*s  %-7s %-16s %9s  %s", width, name, lutra_dtype_name(t.dtype),
-                   shape_text(&t, shape, sizeof shape), human_bytes((double)t.bytes, size, sizeof size),
-                   lutra_checkpoint_file(c, i));
+                   shape_text(&t, shape, sizeof shape),
+                   human_bytes((double)t.bytes, size, sizeof size), lutra_checkpoint_file(c, i));
         if (part_of_module(v, name) == 'c' && t.rank == 2)
             out_printf("  (%lld bits, %lld x %lld)", (long long)v->bits, (long long)t.shape[0],
                        (long long)(t.shape[0] ? weights_of_codes(v, &t) / t.shape[0] : 0));
@@ -181,7 +186,8 @@ static void print_tensors(const lutra_checkpoint *c, const overview *v)
 static void print_text(const lutra_checkpoint *c, const overview *v, const settings *s)
 {
     char size[32];
-    const char *arch = json_string_value(json_array_get(json_object_get(v->config, "architectures"), 0));
+    const char *arch =
+        json_string_value(json_array_get(json_object_get(v->config, "architectures"), 0));
     if (arch)
         out_printf("architecture     %s\n", arch);
     print_config_line(v, "layers", "num_hidden_layers");
@@ -192,12 +198,15 @@ static void print_text(const lutra_checkpoint *c, const overview *v, const setti
     print_config_line(v, "vocabulary", "vocab_size");
     print_config_line(v, "context", "max_position_embeddings");
     out_printf("parameters       %.2f M\n", (double)v->params * 1e-6);
-    out_printf("size             %s in %lld tensors, %lld file%s\n", human_bytes((double)v->bytes, size, sizeof size),
-               (long long)lutra_checkpoint_count(c), (long long)v->n_files, v->n_files == 1 ? "" : "s");
+    out_printf("size             %s in %lld tensors, %lld file%s\n",
+               human_bytes((double)v->bytes, size, sizeof size),
+               (long long)lutra_checkpoint_count(c), (long long)v->n_files,
+               v->n_files == 1 ? "" : "s");
     for (int t = 0; t < N_DTYPES; t++)
         if (v->count_of[t])
             out_printf("  %-15s%s in %lld tensors\n", lutra_dtype_name((lutra_dtype)t),
-                       human_bytes((double)v->bytes_of[t], size, sizeof size), (long long)v->count_of[t]);
+                       human_bytes((double)v->bytes_of[t], size, sizeof size),
+                       (long long)v->count_of[t]);
     if (v->config)
         print_quantization(v);
     if (s->tensors)
@@ -225,15 +234,16 @@ static json_t *tensors_json(const lutra_checkpoint *c)
     return list;
 }
 
-static void print_json(const lutra_checkpoint *c, const overview *v, const settings *s, const char *path)
+static void print_json(const lutra_checkpoint *c, const overview *v, const settings *s,
+                       const char *path)
 {
     json_t *o = json_object(), *dtypes = json_object();
     json_t *arch = json_array_get(json_object_get(v->config, "architectures"), 0);
     for (int t = 0; t < N_DTYPES; t++)
         if (v->count_of[t])
             json_object_set_new(dtypes, lutra_dtype_name((lutra_dtype)t),
-                                json_pack("{s:I, s:I}", "tensors", (json_int_t)v->count_of[t], "bytes",
-                                          (json_int_t)v->bytes_of[t]));
+                                json_pack("{s:I, s:I}", "tensors", (json_int_t)v->count_of[t],
+                                          "bytes", (json_int_t)v->bytes_of[t]));
     json_object_set_new(o, "path", json_string(path));
     json_object_set(o, "architecture", arch ? arch : json_null());
     json_object_set_new(o, "parameters", json_integer(v->params));
@@ -245,7 +255,8 @@ static void print_json(const lutra_checkpoint *c, const overview *v, const setti
     json_object_set_new(o, "quantized_modules", json_integer(v->n_modules));
     json_object_set_new(o, "quantized_parameters", json_integer(v->quantized_params));
     json_object_set_new(o, "quantized_bits_per_weight",
-                        v->ours ? out_real(bits_per_weight(v->quantized_bytes, v->quantized_params)) : json_null());
+                        v->ours ? out_real(bits_per_weight(v->quantized_bytes, v->quantized_params))
+                                : json_null());
     json_object_set(o, "config", v->config ? v->config : json_null());
     if (s->tensors)
         json_object_set_new(o, "tensors", tensors_json(c));

@@ -93,7 +93,8 @@ static int run(cli_call *call)
     out_printf(".SH OPTIONS OF EVERY COMMAND\n");
     for (const cli_option *o = cli_global_options; o->name; o++)
         write_option(o);
-    out_printf(".SH EXIT STATUS\n0 done, 1 failed, 2 bad usage. Interrupted by Ctrl\\-C, the program ends by "
+    out_printf(".SH EXIT STATUS\n0 done, 1 failed, 2 bad usage. Interrupted by Ctrl\\-C, the "
+               "program ends by "
                "that signal (130 in a shell).\n");
     return CLI_DONE;
 }

@@ -17,9 +17,11 @@ typedef struct settings {
 
 static const cli_option options[] = {
     {"format", 'f', CLI_TEXT, "SPEC", S(format), 0, 0, NULL, "nf4",
-     "number format: nf4 nf3 nf2 fp4 fp3 fp2 int2 to int8, or a full spec such as int3:g128:asym:bf16"},
+     "number format: nf4 nf3 nf2 fp4 fp3 fp2 int2 to int8, or a full spec such as "
+     "int3:g128:asym:bf16"},
     {"table", 0, CLI_PATH, "FILE", S(table), 0, 0, NULL, NULL,
-     "your own format: a text or JSON list of 4, 8, 16, 32, 64, 128 or 256 numbers ('#' begins a comment)"},
+     "your own format: a text or JSON list of 4, 8, 16, 32, 64, 128 or 256 numbers ('#' begins a "
+     "comment)"},
     {"group-size", 'g', CLI_CHOICE, "SIZE", S(group_size), 0, 0, "32|64|128|256|channel", NULL,
      "weights of a row that share a scale; without it what the spec says, else 64"},
     {"scale-dtype", 0, CLI_CHOICE, "TYPE", S(scale_dtype), 0, 0, "fp16|bf16|fp32", NULL,
@@ -28,7 +30,8 @@ static const cli_option options[] = {
     {"asymmetric", 0, CLI_FLAG, NULL, S(asymmetric), 0, 0, NULL, NULL,
      "a zero point per group (int formats)"},
     {"ignore", 'i', CLI_LIST, "PATTERN", S(ignore), 0, 0, NULL, NULL,
-     "leave modules of this name as they are (* and ? match); replaces the default, which is lm_head "
+     "leave modules of this name as they are (* and ? match); replaces the default, which is "
+     "lm_head "
      "and *embed_tokens"},
     {"dry-run", 'n', CLI_FLAG, NULL, S(dry_run), 0, 0, NULL, NULL,
      "print the plan and the sizes, write nothing"},
@@ -59,10 +62,12 @@ static lutra_status table_from_json(const char *path, const char *text, size_t n
     size_t i;
     json_t *v;
     *count = 0;
-    json_array_foreach (list, i, v) {
+    json_array_foreach(list, i, v)
+    {
         if (!json_is_number(v) || i >= 1 << LUTRA_MAX_BITS) {
             status = lu_fail(err, LUTRA_E_FORMAT, "%s: entry %zu %s", path, i,
-                             json_is_number(v) ? "is one too many, expected at most 256" : "is not a number");
+                             json_is_number(v) ? "is one too many, expected at most 256"
+                                               : "is not a number");
             break;
         }
         values[(*count)++] = (float)json_number_value(v);
@@ -113,10 +118,15 @@ static lutra_status read_table(const char *path, float *values, int *count, lutr
 
 static lutra_dtype scale_dtype(const char *name)
 {
-    return strcmp(name, "fp32") == 0 ? LUTRA_F32 : strcmp(name, "bf16") == 0 ? LUTRA_BF16 : LUTRA_F16;
+    return strcmp(name, "fp32") == 0   ? LUTRA_F32
+           : strcmp(name, "bf16") == 0 ? LUTRA_BF16
+                                       : LUTRA_F16;
 }
 
-static int64_t group_size(const char *name) { return strcmp(name, "channel") == 0 ? 0 : strtoll(name, NULL, 10); }
+static int64_t group_size(const char *name)
+{
+    return strcmp(name, "channel") == 0 ? 0 : strtoll(name, NULL, 10);
+}
 
 /* --format or --table, then what the other options change in it. The spec is put together again
    and parsed once more, so that every combination is judged by the library's own rules. */
@@ -181,10 +191,12 @@ static void print_summary(const cli_call *call, const settings *s, const char *s
     out_printf("tensors          %lld, %lld of them quantized\n", (long long)r->n_tensors,
                (long long)r->n_quantized);
     if (r->resumed_tensors)
-        out_printf("resumed          %lld tensors were done before\n", (long long)r->resumed_tensors);
+        out_printf("resumed          %lld tensors were done before\n",
+                   (long long)r->resumed_tensors);
     out_printf("bits per weight  %.3f over %.1f M weights\n", r->bits_per_weight,
                (double)r->params_quantized * 1e-6);
-    out_printf("size             %s -> %s (%.1f%%)\n", human_bytes((double)r->bytes_in, in, sizeof in),
+    out_printf("size             %s -> %s (%.1f%%)\n",
+               human_bytes((double)r->bytes_in, in, sizeof in),
                human_bytes((double)r->bytes_out, out, sizeof out),
                r->bytes_in ? 100.0 * (double)r->bytes_out / (double)r->bytes_in : 0.0);
     if (s->dry_run)
@@ -200,8 +212,10 @@ static int report_failure(cli_call *call, lutra_err *err)
 {
     const char *out = call->operands[1];
     if (err->status == LUTRA_E_CANCELLED) {
-        lu_fail(err, LUTRA_E_CANCELLED,
-                "stopped; the work so far is in %.300s.partial: the same command goes on from there", out);
+        lu_fail(
+            err, LUTRA_E_CANCELLED,
+            "stopped; the work so far is in %.300s.partial: the same command goes on from there",
+            out);
     } else if (err->status == LUTRA_E_EXISTS && !strstr(err->msg, "overwrite")) {
         const size_t n = strlen(err->msg);
         snprintf(err->msg + n, sizeof err->msg - n, " (--overwrite replaces it)");
@@ -252,14 +266,17 @@ static int run(cli_call *call)
 const cli_command cli_quantize = {
     .name = "quantize",
     .summary = "Compress a model by rounding its weights to a table of 2^bits values per group",
-    .about = "IN stays as it is. OUT is a model folder again: tokenizer and other files are copied,\n"
-             "config.json says what was quantized how. The work is done in OUT.partial, which becomes\n"
-             "OUT when complete; after Ctrl-C or a crash the same command resumes there.\n",
-    .examples = "  lutra quantize llama-8b llama-8b-nf4\n"
-                "  lutra quantize llama-8b llama-8b-int3 --format int3 --asymmetric --group-size 128\n"
-                "  lutra quantize llama-8b llama-8b-own --table levels.txt --scale-dtype bf16\n"
-                "  lutra quantize llama-8b out --ignore 'lm_head' --ignore '*embed_tokens' --ignore '*.layers.0.*'\n"
-                "  lutra quantize llama-8b out --format nf3:g64 --dry-run\n",
+    .about =
+        "IN stays as it is. OUT is a model folder again: tokenizer and other files are copied,\n"
+        "config.json says what was quantized how. The work is done in OUT.partial, which becomes\n"
+        "OUT when complete; after Ctrl-C or a crash the same command resumes there.\n",
+    .examples =
+        "  lutra quantize llama-8b llama-8b-nf4\n"
+        "  lutra quantize llama-8b llama-8b-int3 --format int3 --asymmetric --group-size 128\n"
+        "  lutra quantize llama-8b llama-8b-own --table levels.txt --scale-dtype bf16\n"
+        "  lutra quantize llama-8b out --ignore 'lm_head' --ignore '*embed_tokens' --ignore "
+        "'*.layers.0.*'\n"
+        "  lutra quantize llama-8b out --format nf3:g64 --dry-run\n",
     .operands = operands,
     .options = options,
     .settings_size = sizeof(settings),

@@ -24,7 +24,8 @@ static const cli_option options[] = {
     {"max-tokens", 'n', CLI_INT, "N", S(max_tokens), 0, 1e12, NULL, "256",
      "stop after N new tokens; 0 = when the context is full"},
     {"stop", 0, CLI_LIST, "TEXT", S(stop), 0, 0, NULL, NULL, "stop before this text"},
-    {"ignore-eos", 0, CLI_FLAG, NULL, S(ignore_eos), 0, 0, NULL, NULL, "go on past the model's end token"},
+    {"ignore-eos", 0, CLI_FLAG, NULL, S(ignore_eos), 0, 0, NULL, NULL,
+     "go on past the model's end token"},
     {"raw", 0, CLI_FLAG, NULL, S(raw), 0, 0, NULL, NULL,
      "do not put the begin token (BOS) before the prompt"},
     {"echo", 0, CLI_FLAG, NULL, S(echo), 0, 0, NULL, NULL, "print the prompt before the answer"},
@@ -57,7 +58,8 @@ static void print_json(const cli_call *call, const settings *s, const cli_answer
     json_object_set_new(o, "new_tokens", json_integer(r->n_new));
     json_object_set_new(o, "prompt_seconds", out_real(r->prompt_seconds));
     json_object_set_new(o, "decode_seconds", out_real(r->decode_seconds));
-    json_object_set_new(o, "prompt_tokens_per_second", out_real(cli_rate(r->n_prompt, r->prompt_seconds)));
+    json_object_set_new(o, "prompt_tokens_per_second",
+                        out_real(cli_rate(r->n_prompt, r->prompt_seconds)));
     json_object_set_new(o, "tokens_per_second", out_real(cli_rate(r->n_new, r->decode_seconds)));
     out_json(o);
 }
@@ -76,20 +78,26 @@ static lutra_status check_prompt(const lutra_session *session, int64_t n, lutra_
 {
     const int64_t capacity = lutra_session_capacity(session);
     if (n == 0)
-        return lu_fail(err, LUTRA_E_ARG, "the prompt is empty: give some text, or leave out --raw so that "
-                                         "the answer can follow the begin token");
+        return lu_fail(err, LUTRA_E_ARG,
+                       "the prompt is empty: give some text, or leave out --raw so that "
+                       "the answer can follow the begin token");
     if (n > capacity)
-        return lu_fail(err, LUTRA_E_LIMIT, "the prompt has %lld tokens, the context holds %lld: shorten it",
+        return lu_fail(err, LUTRA_E_LIMIT,
+                       "the prompt has %lld tokens, the context holds %lld: shorten it",
                        (long long)n, (long long)capacity);
     return LUTRA_OK;
 }
 
-static lutra_status continue_prompt(cli_call *call, const cli_loaded *l, const lutra_sampling *sampling,
-                                    const char *text, size_t n, lutra_err *err)
+static lutra_status continue_prompt(cli_call *call, const cli_loaded *l,
+                                    const lutra_sampling *sampling, const char *text, size_t n,
+                                    lutra_err *err)
 {
     const settings *s = call->settings;
-    cli_question q = {.sampling = *sampling, .max_tokens = s->max_tokens, .ignore_eos = s->ignore_eos,
-                      .stops = &s->stop, .show = !s->json};
+    cli_question q = {.sampling = *sampling,
+                      .max_tokens = s->max_tokens,
+                      .ignore_eos = s->ignore_eos,
+                      .stops = &s->stop,
+                      .show = !s->json};
     cli_answer a = {0};
     int32_t *ids = NULL;
     lutra_status status = lutra_encode(l->tokenizer, text, n, !s->raw, &ids, &q.n, err);
@@ -127,7 +135,8 @@ static int run(cli_call *call)
     if (s->prompt && s->file)
         return cli_usage(call, "--prompt and --file exclude each other");
     if (!s->prompt && !s->file && isatty(STDIN_FILENO))
-        return cli_usage(call, "no prompt: give --prompt TEXT, --file FILE, or text on standard input");
+        return cli_usage(call,
+                         "no prompt: give --prompt TEXT, --file FILE, or text on standard input");
     if (cli_choose_sampling(call, &s->sampling, call->operands[0], &sampling, &err) != LUTRA_OK)
         return err.status == LUTRA_E_ARG ? cli_usage(call, "%s", err.msg) : cli_fail(call, &err);
 
@@ -144,8 +153,10 @@ static int run(cli_call *call)
 const cli_command cli_run = {
     .name = "run",
     .summary = "Continue a prompt, printing the text as it comes",
-    .about = "The choice of tokens is greedy, so the same prompt gives the same text, unless --sample or\n"
-             "--temperature asks for chance. Ctrl-C ends the answer. Speeds go to standard error.\n",
+    .about =
+        "The choice of tokens is greedy, so the same prompt gives the same text, unless --sample "
+        "or\n"
+        "--temperature asks for chance. Ctrl-C ends the answer. Speeds go to standard error.\n",
     .examples = "  lutra run llama-8b-nf4 -p 'The otter is'\n"
                 "  lutra run llama-8b-nf4 --sample --seed 7 --max-tokens 500 < prompt.txt\n"
                 "  lutra run llama-8b-nf4 -p 'Q: What is a lutra?' --stop 'Q:' --stop $'\\n\\n'\n"

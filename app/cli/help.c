@@ -48,7 +48,8 @@ static void print_option(const cli_option *o)
         snprintf(choices, sizeof choices, " (%s)", o->choices);
     if (o->dflt)
         snprintf(dflt, sizeof dflt, " [%s]", o->dflt);
-    snprintf(text, sizeof text, "%s%s%s%s", o->help, choices, o->type == CLI_LIST ? "; repeatable" : "", dflt);
+    snprintf(text, sizeof text, "%s%s%s%s", o->help, choices,
+             o->type == CLI_LIST ? "; repeatable" : "", dflt);
     out_printf("%s", left);
     print_wrapped(text, (int)strlen(left));
 }
@@ -95,12 +96,15 @@ void cli_print_help(const cli_command *command)
 void cli_print_overview(void)
 {
     out_printf("usage: lutra COMMAND [options]\n\n"
-               "Compresses large language models with lookup-table quantization and runs them.\n\ncommands:\n");
+               "Compresses large language models with lookup-table quantization and runs "
+               "them.\n\ncommands:\n");
     for (int i = 0; cli_commands[i]; i++)
         if (!cli_commands[i]->hidden)
             out_printf("  %-12s %s\n", cli_commands[i]->name, cli_commands[i]->summary);
     print_options("options of every command", cli_global_options);
-    out_printf("\n'lutra COMMAND --help' (or 'lutra help COMMAND') shows a command's options and examples.\n"
+    out_printf("\n'lutra COMMAND --help' (or 'lutra help COMMAND') shows a command's options and "
+               "examples.\n"
                "Results go to standard output, progress and notes to standard error.\n"
-               "Exit status: 0 done, 1 failed, 2 bad usage; Ctrl-C ends the program as the signal does (130).\n");
+               "Exit status: 0 done, 1 failed, 2 bad usage; Ctrl-C ends the program as the signal "
+               "does (130).\n");
 }

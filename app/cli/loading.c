@@ -7,7 +7,8 @@
 #include "base/json.h"
 #include "base/mem.h"
 
-lutra_status cli_load(cli_call *call, const char *path, const char *dtype, cli_loaded *out, lutra_err *err)
+lutra_status cli_load(cli_call *call, const char *path, const char *dtype, cli_loaded *out,
+                      lutra_err *err)
 {
     lutra_model_options o;
     lutra_model_options_init(&o);
@@ -62,9 +63,10 @@ lutra_status cli_choose_sampling(const cli_call *call, const cli_sampling *s, co
     if (!s->sample && !cli_given(call, "temperature"))
         for (size_t i = 0; i < sizeof narrowing / sizeof *narrowing; i++)
             if (cli_given(call, narrowing[i]))
-                return lu_fail(err, LUTRA_E_ARG,
-                               "--%s: has no effect on the greedy choice, give --temperature or --sample",
-                               narrowing[i]);
+                return lu_fail(
+                    err, LUTRA_E_ARG,
+                    "--%s: has no effect on the greedy choice, give --temperature or --sample",
+                    narrowing[i]);
     if (s->sample) {
         v = (cli_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
         LU_TRY(read_defaults(folder, &v, err));

@@ -20,8 +20,7 @@ const cli_option cli_global_options[] = {
      "kernel level; auto = the best this CPU has"},
     {"quiet", 'q', CLI_FLAG, NULL, G(quiet), 0, 0, NULL, NULL,
      "no progress and no notes on standard error"},
-    {"verbose", 'v', CLI_FLAG, NULL, G(verbose), 0, 0, NULL, NULL,
-     "say more on standard error"},
+    {"verbose", 'v', CLI_FLAG, NULL, G(verbose), 0, 0, NULL, NULL, "say more on standard error"},
     {"help", 'h', CLI_FLAG, NULL, G(help), 0, 0, NULL, NULL, "show help and leave"},
     {"version", 'V', CLI_FLAG, NULL, G(version), 0, 0, NULL, NULL,
      "show the version, the compiler and the CPU levels of this machine"},
@@ -88,8 +87,8 @@ static lutra_status set_int(const cli_option *o, const char *text, int64_t *out,
     if (end == text || *end)
         return lu_fail(err, LUTRA_E_ARG, "--%s: '%.80s' is not a whole number", o->name, text);
     if (errno == ERANGE || (double)v < o->lo || (double)v > o->hi)
-        return lu_fail(err, LUTRA_E_ARG, "--%s: %.80s is out of range, expected %.0f to %.0f", o->name,
-                       text, o->lo, o->hi);
+        return lu_fail(err, LUTRA_E_ARG, "--%s: %.80s is out of range, expected %.0f to %.0f",
+                       o->name, text, o->lo, o->hi);
     *out = v;
     return LUTRA_OK;
 }
@@ -101,8 +100,8 @@ static lutra_status set_real(const cli_option *o, const char *text, double *out,
     if (end == text || *end || isnan(v))
         return lu_fail(err, LUTRA_E_ARG, "--%s: '%.80s' is not a number", o->name, text);
     if (v < o->lo || v > o->hi)
-        return lu_fail(err, LUTRA_E_ARG, "--%s: %.80s is out of range, expected %g to %g", o->name, text,
-                       o->lo, o->hi);
+        return lu_fail(err, LUTRA_E_ARG, "--%s: %.80s is out of range, expected %g to %g", o->name,
+                       text, o->lo, o->hi);
     *out = v;
     return LUTRA_OK;
 }
@@ -128,8 +127,8 @@ static lutra_status set_value(const cli_option *o, void *settings, const char *t
     case CLI_LIST: return add_to_list(text, slot, err);
     case CLI_CHOICE:
         if (!is_choice(o->choices, text))
-            return lu_fail(err, LUTRA_E_ARG, "--%s: unknown value '%.80s', expected %s", o->name, text,
-                           list_choices(o->choices, names, sizeof names));
+            return lu_fail(err, LUTRA_E_ARG, "--%s: unknown value '%.80s', expected %s", o->name,
+                           text, list_choices(o->choices, names, sizeof names));
         break;
     case CLI_TEXT:
     case CLI_PATH: break;
@@ -150,7 +149,8 @@ static lutra_status set_defaults(const cli_option *table, void *settings, lutra_
 static const cli_option *find_in(const cli_option *table, const char *name, size_t n, char letter)
 {
     for (const cli_option *o = table; o && o->name; o++) {
-        if (n ? strlen(o->name) == n && strncmp(o->name, name, n) == 0 : o->letter && o->letter == letter)
+        if (n ? strlen(o->name) == n && strncmp(o->name, name, n) == 0
+              : o->letter && o->letter == letter)
             return o;
     }
     return NULL;
@@ -198,7 +198,8 @@ static lutra_status parse_long(cli_call *call, int argc, char **argv, int *i, lu
         return lu_fail(err, LUTRA_E_ARG, "--%s: takes no value", o->name);
     if (o->type != CLI_FLAG && !value) {
         if (*i + 1 >= argc || looks_like_option(call->command, argv[*i + 1]))
-            return lu_fail(err, LUTRA_E_ARG, "--%s: needs a value: --%s=%s", o->name, o->name, o->metavar);
+            return lu_fail(err, LUTRA_E_ARG, "--%s: needs a value: --%s=%s", o->name, o->name,
+                           o->metavar);
         value = argv[++*i];
     }
     return apply(o, value, call, err);
@@ -228,16 +229,17 @@ static lutra_status check_operands(const cli_call *call, lutra_err *err)
     const int most = cli_operand_count(table);
     for (int i = call->n_operands; i < most; i++)
         if (!table[i].optional)
-            return lu_fail(err, LUTRA_E_ARG, "%s: %s is missing (%s)", call->command->name, table[i].name,
-                           table[i].help);
+            return lu_fail(err, LUTRA_E_ARG, "%s: %s is missing (%s)", call->command->name,
+                           table[i].name, table[i].help);
     if (call->n_operands > most)
-        return lu_fail(err, LUTRA_E_ARG, "%s: '%.80s' is one argument too many, expected at most %d",
+        return lu_fail(err, LUTRA_E_ARG,
+                       "%s: '%.80s' is one argument too many, expected at most %d",
                        call->command->name, call->operands[most], most);
     for (int i = 0; i < call->n_operands; i++) {
         char names[256];
         if (table[i].choices && !is_choice(table[i].choices, call->operands[i]))
-            return lu_fail(err, LUTRA_E_ARG, "%s: unknown %s '%.80s', expected %s", call->command->name,
-                           table[i].name, call->operands[i],
+            return lu_fail(err, LUTRA_E_ARG, "%s: unknown %s '%.80s', expected %s",
+                           call->command->name, table[i].name, call->operands[i],
                            list_choices(table[i].choices, names, sizeof names));
     }
     return LUTRA_OK;
@@ -262,7 +264,8 @@ static lutra_status parse_all(cli_call *call, int argc, char **argv, int *used, 
             call->operands[call->n_operands++] = argv[i];
     }
     *used = i;
-    return command && !call->globals.help && !call->globals.version ? check_operands(call, err) : LUTRA_OK;
+    return command && !call->globals.help && !call->globals.version ? check_operands(call, err)
+                                                                    : LUTRA_OK;
 }
 
 lutra_status cli_parse(const cli_command *command, int argc, char **argv, int *used, cli_call *call,

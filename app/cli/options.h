@@ -55,7 +55,7 @@ typedef struct cli_command {
     const cli_operand *operands;
     const cli_option *options;
     size_t settings_size;
-    bool hidden; /* left out of the list of commands */
+    bool hidden;                       /* left out of the list of commands */
     int (*run)(struct cli_call *call); /* returns the exit status */
 } cli_command;
 

@@ -107,7 +107,11 @@ const char *human_bytes(double bytes, char *buf, size_t size)
     int u = 0;
     for (; bytes >= 999.95 && u < 5; u++)
         bytes /= 1000;
-    snprintf(buf, size, u == 0 ? "%.0f %s" : bytes < 9.995 ? "%.2f %s" : "%.1f %s", bytes, units[u]);
+    snprintf(buf, size,
+             u == 0          ? "%.0f %s"
+             : bytes < 9.995 ? "%.2f %s"
+                             : "%.1f %s",
+             bytes, units[u]);
     return buf;
 }
 

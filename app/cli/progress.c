@@ -49,8 +49,8 @@ static void append(char *buf, size_t size, size_t *n, const char *text)
     buf[*n] = '\0';
 }
 
-const char *progress_line(const progress *p, const lutra_progress *e, double now, int width, char *buf,
-                          size_t size)
+const char *progress_line(const progress *p, const lutra_progress *e, double now, int width,
+                          char *buf, size_t size)
 {
     const double seconds = now - p->began, moved = (double)(e->done - p->base);
     const double rate = seconds >= SETTLE_SECONDS ? moved / seconds : 0;
@@ -72,7 +72,8 @@ const char *progress_line(const progress *p, const lutra_progress *e, double now
             snprintf(part, sizeof part, " [%s]", bar);
             append(buf, limit, &n, part);
         }
-        snprintf(part, sizeof part, " %3d%% %s/%s", (int)(share * 100), amount((double)e->done, e->unit, a, sizeof a),
+        snprintf(part, sizeof part, " %3d%% %s/%s", (int)(share * 100),
+                 amount((double)e->done, e->unit, a, sizeof a),
                  amount((double)e->total, e->unit, b, sizeof b));
     } else {
         snprintf(part, sizeof part, " %s", amount((double)e->done, e->unit, a, sizeof a));
@@ -86,7 +87,8 @@ const char *progress_line(const progress *p, const lutra_progress *e, double now
         snprintf(part, sizeof part, " %s/s", amount(rate, e->unit, a, sizeof a));
         append(buf, limit, &n, part);
         if (e->total > e->done) {
-            snprintf(part, sizeof part, " ETA %s", human_time((double)(e->total - e->done) / rate, a, sizeof a));
+            snprintf(part, sizeof part, " ETA %s",
+                     human_time((double)(e->total - e->done) / rate, a, sizeof a));
             append(buf, limit, &n, part);
         }
     }

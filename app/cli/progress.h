@@ -10,11 +10,11 @@
 
 typedef struct progress {
     bool quiet, terminal;
-    bool shown;      /* a bar stands on the current line */
-    char stage[32];  /* what is being counted */
-    double began;    /* seconds, first event of the stage */
-    double drawn;    /* seconds, last time something was shown */
-    int64_t base;    /* count at the first event: work found finished is no speed */
+    bool shown;     /* a bar stands on the current line */
+    char stage[32]; /* what is being counted */
+    double began;   /* seconds, first event of the stage */
+    double drawn;   /* seconds, last time something was shown */
+    int64_t base;   /* count at the first event: work found finished is no speed */
 } progress;
 
 void progress_init(progress *p, bool quiet);

@@ -6,7 +6,8 @@
 #define TEXT(x) TEXT_OF(x)
 
 #if defined(__clang__)
-#define COMPILER "clang " TEXT(__clang_major__) "." TEXT(__clang_minor__) "." TEXT(__clang_patchlevel__)
+#define COMPILER \
+    "clang " TEXT(__clang_major__) "." TEXT(__clang_minor__) "." TEXT(__clang_patchlevel__)
 #elif defined(__GNUC__)
 #define COMPILER "gcc " TEXT(__GNUC__) "." TEXT(__GNUC_MINOR__) "." TEXT(__GNUC_PATCHLEVEL__)
 #else
@@ -23,5 +24,6 @@
 
 const char *lutra_version(void)
 {
-    return "lutra " LUTRA_VERSION "\ncompiler: " COMPILER "\nmachine: " MACHINE "\ngpu: not built in";
+    return "lutra " LUTRA_VERSION "\ncompiler: " COMPILER "\nmachine: " MACHINE
+           "\ngpu: not built in";
 }

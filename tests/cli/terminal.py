@@ -59,14 +59,14 @@ class Terminal:
 
 
 def stops_an_answer():
-    # --stop of a text that never comes: end tokens aside, the answer goes on until the context ends
     t = Terminal("chat", MODEL, "-n", "0", "--cpu", "ref")
     t.wait_for(b"> ", "chat shows a prompt")
     t.type(b"Tell me a long story.\n")
     t.wait_for(b"story.\r\n", "the terminal echoes")
     t.wait_for_text(8, "the answer begins")
     t.type(b"\x03")
-    t.wait_for(b"> ", "chat goes on after Ctrl-C in an answer")
+    t.wait_for(b"(stopped)", "Ctrl-C stops the answer")
+    t.wait_for(b"> ", "chat goes on after it")
     t.type(b"half a line\x03")
     t.wait_for(b"leaves)", "chat explains the first Ctrl-C at the prompt")
     t.wait_for(b"> ", "chat prompts again")
