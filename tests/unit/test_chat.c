@@ -125,8 +125,8 @@ static int make_folder(void **state)
 static int drop_folder(void **state)
 {
     (void)state;
-    static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json"};
-    for (size_t i = 0; i < 2; i++) {
+    static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json", "tokenizer.json"};
+    for (size_t i = 0; i < 3; i++) {
         char *path = lu_path_join(folder, names[i]);
         unlink(path);
         lu_free(path);
@@ -205,6 +205,30 @@ static void malformed_configs_are_refused_by_name(void **state)
     }
 }
 
+static void a_tokenizer_renders_with_its_folder(void **state)
+{
+    (void)state;
+    const lutra_message messages[] = {{"user", "a"}};
+    lutra_tokenizer *t = NULL;
+    lutra_err err = {0};
+    char *text = NULL;
+    size_t n = 0;
+    put("tokenizer.json", "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": []}}");
+    put("tokenizer_config.json", "{\"bos_token\": \"<s>\"}");
+    assert_int_equal(lutra_tokenizer_open(folder, &t, &err), LUTRA_OK);
+    assert_false(lutra_has_chat_template(t));
+    assert_int_equal(lutra_chat_render(t, messages, 1, true, &text, &n, &err), LUTRA_E_ARG);
+    lutra_tokenizer_close(t);
+    put("chat_template.jinja", "{{ bos_token }}{{ messages[0].content }}{{ add_generation_prompt }}");
+    assert_int_equal(lutra_tokenizer_open(folder, &t, &err), LUTRA_OK);
+    assert_true(lutra_has_chat_template(t));
+    assert_int_equal(lutra_chat_render(t, messages, 1, true, &text, &n, &err), LUTRA_OK);
+    assert_string_equal(text, "<s>aTrue");
+    assert_int_equal(n, 8);
+    lutra_free(text);
+    lutra_tokenizer_close(t);
+}
+
 static void loading_and_rendering_survive_every_failed_allocation(void **state)
 {
     (void)state;
@@ -244,6 +268,7 @@ int main(void)
         IN_FOLDER(of_named_templates_the_default_is_taken),
         IN_FOLDER(the_template_file_wins),
         IN_FOLDER(malformed_configs_are_refused_by_name),
+        IN_FOLDER(a_tokenizer_renders_with_its_folder),
         IN_FOLDER(loading_and_rendering_survive_every_failed_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
