@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "model/model.h"
+#include "model/slots.h"
 #include "tensor/convert.h"
 
 #define NAME_BYTES 160
@@ -217,7 +217,7 @@ lutra_status lu_model_bind(lutra_model *m, lutra_err *err)
     for (int64_t i = 0; i < c->n_layers; i++)
         LU_TRY(bind_layer(m, i, err));
     LU_TRY(bind_vector(m, "model.norm.weight", c->hidden_size, &m->final_norm, err));
-    strcpy(m->lm_head.site, "lm_head");
+    snprintf(m->lm_head.site, sizeof m->lm_head.site, "lm_head");
     if (!c->tied)
         return bind_weight(m, "lm_head", c->vocab_size, c->hidden_size, &m->lm_head.weight, err);
     m->lm_head.weight = m->embedding;

@@ -4,7 +4,7 @@
 #ifndef LU_MODEL_KV_H
 #define LU_MODEL_KV_H
 
-#include "model/model.h"
+#include "model/slots.h"
 
 typedef struct lu_kv {
     int64_t capacity, n_layers, n_heads, head_dim;

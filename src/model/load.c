@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "model/model.h"
+#include "model/slots.h"
 
 void lutra_model_options_init(lutra_model_options *o)
 {

@@ -1,5 +1,5 @@
 /* step.h - the inside of a forward pass, shared by the files that compute its parts: forward.c the
-   walk, attention.c and mlp.c the two branches of a block, product.c the matrix products.
+   walk, self_attention.c and mlp.c the two branches of a block, product.c the matrix products.
 
    x is the residual stream, float32. Inputs of linears are rounded to the model's activation type
    ("act": bf16 or float32) in the act buffers; outputs of linears are float32.
@@ -9,6 +9,7 @@
 #ifndef LU_MODEL_STEP_H
 #define LU_MODEL_STEP_H
 
+#include "base/pool.h"
 #include "model/forward.h"
 
 /* One y = x W^T of a batch of products that run in a single loop over all their units. */

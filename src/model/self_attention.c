@@ -1,4 +1,4 @@
-/* attention.c - the attention branch of a block: q, k, v, rotation, KV cache, attention, o.
+/* self_attention.c - the attention branch of a block: q, k, v, rotation, KV cache, attention, o.
    Tasks are (segment, KV head, part of its query heads, block of queries); which task computes a
    query does not change its result, so the cut may follow the number of threads. */
 #include "base/context.h"

@@ -1,7 +1,7 @@
-/* model.h - what an opened model is inside: the architecture row's slots bound to tensors, the
+/* slots.h - what an opened model is inside: the architecture row's slots bound to tensors, the
    weights packed for this machine. forward.h runs it. */
-#ifndef LU_MODEL_MODEL_H
-#define LU_MODEL_MODEL_H
+#ifndef LU_MODEL_SLOTS_H
+#define LU_MODEL_SLOTS_H
 
 #include "io/checkpoint.h"
 #include "kern/linear.h"
