@@ -51,7 +51,8 @@ static void put_shard(const char *file, const char *const *names, int n)
     void *header;
     size_t header_bytes;
     for (int i = 0; i < n; i++)
-        list[i] = (lu_st_entry){names[i], {.dtype = LUTRA_F32, .rank = 1, .shape = {1}, .bytes = 4}};
+        list[i] =
+            (lu_st_entry){names[i], {.dtype = LUTRA_F32, .rank = 1, .shape = {1}, .bytes = 4}};
     assert_int_equal(lu_st_layout(list, n, &header, &header_bytes, offsets, &size, NULL), LUTRA_OK);
     uint8_t *data = calloc(1, (size_t)size);
     memcpy(data, header, header_bytes);
@@ -60,8 +61,9 @@ static void put_shard(const char *file, const char *const *names, int n)
     lu_free(header);
 }
 
-static const char GOOD_INDEX[] = "{\"metadata\":{\"total_size\":12},\"weight_map\":{\"c\":\"one.safetensors\","
-                                 "\"a\":\"two.safetensors\",\"b\":\"one.safetensors\"}}";
+static const char GOOD_INDEX[] =
+    "{\"metadata\":{\"total_size\":12},\"weight_map\":{\"c\":\"one.safetensors\","
+    "\"a\":\"two.safetensors\",\"b\":\"one.safetensors\"}}";
 
 /* Two shards, three tensors in the index, one tensor and one file that it does not name. */
 static int good_folder(void **state)
@@ -98,7 +100,8 @@ static void expect(lutra_status status, const char *const *words)
     const lutra_status got = open_it(&err);
     for (int i = 0; words[i]; i++)
         if (got != status || !strstr(err.msg, words[i]))
-            fail_msg("status %d, message '%s'; expected %d and '%s'", (int)got, err.msg, (int)status, words[i]);
+            fail_msg("status %d, message '%s'; expected %d and '%s'", (int)got, err.msg,
+                     (int)status, words[i]);
 }
 
 #define EXPECT(status, ...) expect(status, (const char *const[]){__VA_ARGS__, NULL})
@@ -142,7 +145,8 @@ static void the_index_decides_what_is_in_the_model(void **state)
     assert_string_equal(lu_checkpoint_path(c), folder);
     assert_string_equal(lu_checkpoint_shard_name(c, 0), "one.safetensors");
     assert_int_equal(lu_st_count(lu_checkpoint_shard(c, 0)), 3);
-    assert_string_equal(json_string_value(json_object_get(lu_checkpoint_json(c), "model_type")), "llama");
+    assert_string_equal(json_string_value(json_object_get(lu_checkpoint_json(c), "model_type")),
+                        "llama");
     lutra_checkpoint_close(c);
 }
 
@@ -189,8 +193,16 @@ static void links_are_followed(void **state)
 static void an_index_must_stay_in_its_folder(void **state)
 {
     (void)state;
-    static const char *const shards[] = {"../one.safetensors", "/etc/passwd", "sub/one.safetensors", "..", ".", "",
-                                         "a\\\\b", "./one.safetensors", "x/../one.safetensors", "..\\\\one"};
+    static const char *const shards[] = {"../one.safetensors",
+                                         "/etc/passwd",
+                                         "sub/one.safetensors",
+                                         "..",
+                                         ".",
+                                         "",
+                                         "a\\\\b",
+                                         "./one.safetensors",
+                                         "x/../one.safetensors",
+                                         "..\\\\one"};
     for (size_t i = 0; i < sizeof shards / sizeof *shards; i++) {
         char text[200];
         snprintf(text, sizeof text, "{\"weight_map\":{\"tensor.name\":\"%s\"}}", shards[i]);
@@ -203,10 +215,19 @@ static void a_wrong_index_is_refused(void **state)
 {
     (void)state;
     static const char *const texts[] = {
-        "", "[]", "{}", "null", "{\"weight_map\":[]}", "{\"weight_map\":null}", "{\"weight_map\":{\"a\":1}}",
-        "{\"weight_map\":{\"a\":null}}", "{\"weight_map\":{\"a\":[\"one.safetensors\"]}}",
-        "{\"weight_map\":{\"a\":NaN}}", "{\"weight_map\":{\"a\":\"two.safetensors\",\"a\":\"one.safetensors\"}}",
-        "{\"weight_map\":{\"a\":\"two.safetensors\\u0000\"}}", "{\"weight_map\":{\"a\":\"\xff\"}}"};
+        "",
+        "[]",
+        "{}",
+        "null",
+        "{\"weight_map\":[]}",
+        "{\"weight_map\":null}",
+        "{\"weight_map\":{\"a\":1}}",
+        "{\"weight_map\":{\"a\":null}}",
+        "{\"weight_map\":{\"a\":[\"one.safetensors\"]}}",
+        "{\"weight_map\":{\"a\":NaN}}",
+        "{\"weight_map\":{\"a\":\"two.safetensors\",\"a\":\"one.safetensors\"}}",
+        "{\"weight_map\":{\"a\":\"two.safetensors\\u0000\"}}",
+        "{\"weight_map\":{\"a\":\"\xff\"}}"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         put_text(INDEX, texts[i]);
         lutra_err err = {0};
