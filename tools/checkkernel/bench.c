@@ -17,9 +17,9 @@
 
 typedef struct bench {
     const lu_ops *ops;
-    int64_t n;             /* elements of a row op */
+    int64_t n; /* elements of a row op */
     lu_attend_args attend;
-    float *a, *b, *c;      /* operands of row ops */
+    float *a, *b, *c; /* operands of row ops */
     uint16_t *h;
     double bytes, flops;
 } bench;
@@ -50,13 +50,20 @@ typedef struct {
 } row_bench;
 
 static const row_bench ROWS[] = {
-    {"bf16_to_f32", run_bf16_to_f32, 6, 16384}, {"f16_to_f32", run_f16_to_f32, 6, 16384},
-    {"f32_to_bf16", run_f32_to_bf16, 6, 16384}, {"f32_to_f16", run_f32_to_f16, 6, 16384},
-    {"rmsnorm", run_rmsnorm, 12, 4096},         {"rope", run_rope, 8, 4096},
-    {"silu_mul", run_silu_mul, 12, 14336},      {"gelu_mul", run_gelu_mul, 12, 14336},
-    {"add", run_add, 12, 4096},                 {"axpy", run_axpy, 12, 4096},
-    {"softcap", run_softcap, 8, 131072},        {"softmax", run_softmax, 8, 131072},
-    {"logsumexp", run_logsumexp, 4, 131072},    {"argmax", run_argmax, 4, 131072},
+    {"bf16_to_f32", run_bf16_to_f32, 6, 16384},
+    {"f16_to_f32", run_f16_to_f32, 6, 16384},
+    {"f32_to_bf16", run_f32_to_bf16, 6, 16384},
+    {"f32_to_f16", run_f32_to_f16, 6, 16384},
+    {"rmsnorm", run_rmsnorm, 12, 4096},
+    {"rope", run_rope, 8, 4096},
+    {"silu_mul", run_silu_mul, 12, 14336},
+    {"gelu_mul", run_gelu_mul, 12, 14336},
+    {"add", run_add, 12, 4096},
+    {"axpy", run_axpy, 12, 4096},
+    {"softcap", run_softcap, 8, 131072},
+    {"softmax", run_softmax, 8, 131072},
+    {"logsumexp", run_logsumexp, 4, 131072},
+    {"argmax", run_argmax, 4, 131072},
 };
 
 /* Llama-3-like attention: decode of one token with 4 query heads per KV head, prefill of 512. */
@@ -66,8 +73,8 @@ typedef struct {
 } attend_shape;
 
 static const attend_shape ATTENDS[] = {
-    {1, 1, 4095, 64, 0},  {1, 4, 4095, 64, 0},    {1, 4, 4095, 128, 1},
-    {512, 1, 0, 64, 0},   {512, 1, 7680, 64, 0},  {512, 1, 7680, 128, 1},
+    {1, 1, 4095, 64, 0}, {1, 4, 4095, 64, 0},   {1, 4, 4095, 128, 1},
+    {512, 1, 0, 64, 0},  {512, 1, 7680, 64, 0}, {512, 1, 7680, 128, 1},
 };
 
 static void flush(const void *p, size_t bytes)
@@ -164,12 +171,14 @@ static void report(const char *op, const char *shape, lu_level level, const benc
 {
     const double rate = b->bytes / t.median;
     if (json)
-        printf("{\"op\":\"%s\",\"level\":\"%s\",\"shape\":\"%s\",\"caches\":\"%s\",\"median_ns\":%.0f,"
-               "\"q1_ns\":%.0f,\"q3_ns\":%.0f,\"gb_s\":%.3f,\"roof_gb_s\":%.3f,\"gflop_s\":%.3f}\n",
-               op, lu_level_name(level), shape, cold ? "cold" : "hot", t.median * 1e9, t.q1 * 1e9,
-               t.q3 * 1e9, rate / 1e9, roof / 1e9, b->flops / t.median / 1e9);
+        printf(
+            "{\"op\":\"%s\",\"level\":\"%s\",\"shape\":\"%s\",\"caches\":\"%s\",\"median_ns\":%.0f,"
+            "\"q1_ns\":%.0f,\"q3_ns\":%.0f,\"gb_s\":%.3f,\"roof_gb_s\":%.3f,\"gflop_s\":%.3f}\n",
+            op, lu_level_name(level), shape, cold ? "cold" : "hot", t.median * 1e9, t.q1 * 1e9,
+            t.q3 * 1e9, rate / 1e9, roof / 1e9, b->flops / t.median / 1e9);
     else
-        printf("%-6s %-12s %-28s %-4s %10.2f us [%.2f %.2f] %7.2f GB/s %4.0f %% of roof %8.2f GFLOP/s\n",
+        printf("%-6s %-12s %-28s %-4s %10.2f us [%.2f %.2f] %7.2f GB/s %4.0f %% of roof %8.2f "
+               "GFLOP/s\n",
                lu_level_name(level), op, shape, cold ? "cold" : "hot", t.median * 1e6, t.q1 * 1e6,
                t.q3 * 1e6, rate / 1e9, 100 * rate / roof, b->flops / t.median / 1e9);
     fflush(stdout);
@@ -236,11 +245,20 @@ static bool bench_attend(const lu_ops *ops, lu_level level, const attend_shape *
         bench b = {.ops = ops, .bytes = 2.0 * (double)kv + 2.0 * (double)q};
         for (int64_t i = 0; i < s->n_q; i++)
             b.flops += 4.0 * (double)(s->head_dim * s->n_heads * (s->pos + i + 1));
-        b.attend = (lu_attend_args){.q = query, .q_stride = row, .q_head_stride = s->head_dim,
-                                    .n_q = s->n_q, .n_heads = s->n_heads, .pos = s->pos, .k = k,
-                                    .v = v, .kv_bf16 = s->bf16, .head_dim = s->head_dim,
-                                    .scale = 1 / sqrtf((float)s->head_dim), .out = out,
-                                    .out_stride = row, .out_head_stride = s->head_dim,
+        b.attend = (lu_attend_args){.q = query,
+                                    .q_stride = row,
+                                    .q_head_stride = s->head_dim,
+                                    .n_q = s->n_q,
+                                    .n_heads = s->n_heads,
+                                    .pos = s->pos,
+                                    .k = k,
+                                    .v = v,
+                                    .kv_bf16 = s->bf16,
+                                    .head_dim = s->head_dim,
+                                    .scale = 1 / sqrtf((float)s->head_dim),
+                                    .out = out,
+                                    .out_stride = row,
+                                    .out_head_stride = s->head_dim,
                                     .scratch = scratch};
         char shape[64];
         snprintf(shape, sizeof shape, "q%lld h%lld kv%lld d%lld %s", (long long)s->n_q,
@@ -248,7 +266,8 @@ static bool bench_attend(const lu_ops *ops, lu_level level, const attend_shape *
                  s->bf16 ? "bf16" : "f32");
         const int runs = s->n_q > 1 ? 5 : N_RUNS;
         for (int cold = 0; cold < (s->n_q > 1 ? 1 : 2); cold++)
-            report("attend", shape, level, &b, measure(&b, run_attend, cold, runs), cold, roof, json);
+            report("attend", shape, level, &b, measure(&b, run_attend, cold, runs), cold, roof,
+                   json);
     }
     lu_free_aligned(query);
     lu_free_aligned(out);

@@ -1,5 +1,6 @@
 /* check_encode.c - row encoders against the codec that defines the formats: codes, scales and zero
-   points bit for bit, the energies against float64 and, bit for bit, against the reference level. */
+   points bit for bit, the energies against float64 and, bit for bit, against the reference level.
+ */
 #include <math.h>
 #include <stdio.h>
 
@@ -11,7 +12,7 @@ typedef struct {
     lutra_dtype dtype; /* of the weights */
     int64_t k;
     ck_kind kind;
-    bool poisoned;     /* one weight is NaN or infinite */
+    bool poisoned; /* one weight is NaN or infinite */
 } row_case;
 
 typedef struct {
@@ -84,8 +85,12 @@ static void check_row(ck *t, const row_case *c)
     float *exact = ck_output(t, (size_t)c->k * sizeof *exact);
     const void *w = weights(t, c, exact);
     const encoded got = outputs(t, c), want = outputs(t, c), again = outputs(t, c);
-    lu_encode_row_args a = {.w = w, .dtype = c->dtype, .k = c->k, .codes = got.codes,
-                            .scales = got.scales, .zeros = got.zeros};
+    lu_encode_row_args a = {.w = w,
+                            .dtype = c->dtype,
+                            .k = c->k,
+                            .codes = got.codes,
+                            .scales = got.scales,
+                            .zeros = got.zeros};
     lu_encode_row_args r = a;
     r.codes = again.codes;
     r.scales = again.scales;

@@ -2,9 +2,9 @@
 
    The oracle multiplies what the product is documented to multiply (kern/linear.h): weights decoded
    by lu_weight_row from the table as planned (rounded to bf16 when activations are bf16), x as
-   given. Then |y - want| <= 8 u sqrt(k) |products|_2 + 2 u |want|, the last for scale and bias. An x
-   of one 1 must give that column's weights exactly. vdpbf16ps takes subnormal operands and results
-   as zero, so bf16 bounds have 2^-126 (sum |w| + k) on top. */
+   given. Then |y - want| <= 8 u sqrt(k) |products|_2 + 2 u |want|, the last for scale and bias. An
+   x of one 1 must give that column's weights exactly. vdpbf16ps takes subnormal operands and
+   results as zero, so bf16 bounds have 2^-126 (sum |w| + k) on top. */
 #include <math.h>
 
 #include "checkkernel.h"
@@ -26,10 +26,10 @@ typedef struct {
     lu_linear l;
     float *bias;
     int64_t ldx, ldy;
-    float *x;         /* [max_m][k] values */
-    void *x_operand;  /* [max_m][ldx] in type act */
-    float *decoded;   /* [n][k] */
-    float *all;       /* [max_m][ldy] the product of all rows at once */
+    float *x;        /* [max_m][k] values */
+    void *x_operand; /* [max_m][ldx] in type act */
+    float *decoded;  /* [n][k] */
+    float *all;      /* [max_m][ldy] the product of all rows at once */
 } product;
 
 static float as_bf16(float x) { return lu_bf16_to_f32(lu_f32_to_bf16(x)); }
@@ -180,7 +180,8 @@ static bool check_element(ck *t, const product *c, int64_t m, int64_t n)
     }
     const double want = sum + bias, k = (double)c->p.k;
     const double underflow = c->p.act == LUTRA_BF16 ? 0x1p-126 : CK_TINY;
-    const double bound = 8 * CK_U * sqrt(k * squares) + 2 * CK_U * fabs(want) + underflow * (weights + k);
+    const double bound =
+        8 * CK_U * sqrt(k * squares) + 2 * CK_U * fabs(want) + underflow * (weights + k);
     const float got = c->all[m * c->ldy + n];
     if (row_kind(m) == CK_ONE_HOT || row_kind(m) == CK_ZERO) /* no sum: the one value, exactly */
         return ck_close(t, "exact y", m * c->p.n + n, got, (float)sum + (float)bias, 0);
@@ -203,7 +204,7 @@ static bool check_batch(ck *t, const product *c, int64_t M)
 
 static bool check_product(ck *t, const problem *p)
 {
-    static const int64_t batches[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13,
+    static const int64_t batches[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,  12, 13,
                                       14, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 512};
     product c = {.p = *p};
     ck_case(t, "%d bits (0: dense), %s, n %lld, k %lld, group %lld%s%s, x %s", p->bits,
@@ -234,9 +235,14 @@ static bool check_dense(ck *t)
     for (size_t k = 0; k < sizeof columns / sizeof *columns; k++)
         for (int d = 0; d < 3; d++)
             for (int a = 0; a < 2; a++, turn++) {
-                const problem p = {.dtype = FLOATS[d], .act = ACTS[a], .n = ROWS[turn * 5 % N_ROWS],
-                                   .k = columns[k], .bias = turn % 3 == 0,
-                                   .max_m = turn % 29 == 0 ? 512 : turn % 2 ? 100 : 17};
+                const problem p = {.dtype = FLOATS[d],
+                                   .act = ACTS[a],
+                                   .n = ROWS[turn * 5 % N_ROWS],
+                                   .k = columns[k],
+                                   .bias = turn % 3 == 0,
+                                   .max_m = turn % 29 == 0 ? 512
+                                            : turn % 2     ? 100
+                                                           : 17};
                 if (!check_product(t, &p))
                     return false;
             }
@@ -254,10 +260,17 @@ static bool check_coded(ck *t)
                 for (int z = 0; z < 2; z++, turn++) {
                     const int64_t k = groups[g] ? groups[g] * (int64_t)(1 + turn * 7 % 3)
                                                 : channels[turn / 4 % 5];
-                    const problem p = {.bits = bits, .dtype = FLOATS[turn % 3], .group = groups[g],
-                                       .zeros = z, .act = ACTS[a], .n = ROWS[turn * 7 % N_ROWS],
-                                       .k = k, .bias = turn % 5 == 0,
-                                       .max_m = turn % 37 == 0 ? 512 : turn % 5 < 2 ? 100 : 17};
+                    const problem p = {.bits = bits,
+                                       .dtype = FLOATS[turn % 3],
+                                       .group = groups[g],
+                                       .zeros = z,
+                                       .act = ACTS[a],
+                                       .n = ROWS[turn * 7 % N_ROWS],
+                                       .k = k,
+                                       .bias = turn % 5 == 0,
+                                       .max_m = turn % 37 == 0 ? 512
+                                                : turn % 5 < 2 ? 100
+                                                               : 17};
                     if (!check_product(t, &p))
                         return false;
                 }
@@ -269,8 +282,13 @@ static bool check_model_shapes(ck *t)
 {
     for (int bits = 0; bits <= 8; bits += 2)
         for (int a = 0; a < 2; a++) {
-            const problem p = {.bits = bits, .dtype = LUTRA_BF16, .group = bits ? 128 : 0,
-                               .act = ACTS[a], .n = 192, .k = 1536, .max_m = 4};
+            const problem p = {.bits = bits,
+                               .dtype = LUTRA_BF16,
+                               .group = bits ? 128 : 0,
+                               .act = ACTS[a],
+                               .n = 192,
+                               .k = 1536,
+                               .max_m = 4};
             if (!check_product(t, &p))
                 return false;
         }

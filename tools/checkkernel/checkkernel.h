@@ -16,15 +16,15 @@
 #include "kern/linear.h"
 #include "kern/table.h"
 
-#define CK_U 0x1p-24      /* unit roundoff of float */
-#define CK_TINY 0x1p-149  /* spacing of subnormal floats: the absolute part of a bound */
+#define CK_U 0x1p-24     /* unit roundoff of float */
+#define CK_TINY 0x1p-149 /* spacing of subnormal floats: the absolute part of a bound */
 
 typedef enum ck_kind {
     CK_GAUSS,
-    CK_HEAVY,   /* a few values thousands of times the median */
+    CK_HEAVY, /* a few values thousands of times the median */
     CK_ZERO,
     CK_ONE_HOT,
-    CK_LARGE,   /* about 1e30 */
+    CK_LARGE,       /* about 1e30 */
     CK_TINY_VALUES, /* subnormal */
     CK_N_KINDS
 } ck_kind;
@@ -83,12 +83,12 @@ extern const ck_op ck_op_list[]; /* ends with a NULL name */
 void ck_case(ck *t, const char *fmt, ...) LUTRA_PRINTF(2, 3);
 bool ck_end_case(ck *t); /* checks the patterns, frees the operands; false once the check failed */
 void ck_fail(ck *t, const char *fmt, ...) LUTRA_PRINTF(2, 3);
-void *ck_output(ck *t, size_t bytes);                  /* filled with 0xff: NaN in every type */
-float *ck_input(ck *t, int64_t n, ck_kind kind);       /* not yet read-only */
-void *ck_aligned(ck *t, size_t bytes);                 /* the same, 64-byte aligned */
+void *ck_output(ck *t, size_t bytes);            /* filled with 0xff: NaN in every type */
+float *ck_input(ck *t, int64_t n, ck_kind kind); /* not yet read-only */
+void *ck_aligned(ck *t, size_t bytes);           /* the same, 64-byte aligned */
 void ck_fill(ck *t, float *x, int64_t n, ck_kind kind);
-void ck_freeze(ck *t, const void *p);                  /* the kernel may only read it */
-float *ck_copy(ck *t, const float *x, int64_t n);      /* an operand with the same values */
+void ck_freeze(ck *t, const void *p);             /* the kernel may only read it */
+float *ck_copy(ck *t, const float *x, int64_t n); /* an operand with the same values */
 uint64_t ck_random(ck *t);
 float ck_gauss(ck *t);
 /* |got - want| <= bound, NaN only where wanted, overflow only where want is out of float's range */

@@ -151,7 +151,7 @@ float *ck_copy(ck *t, const float *x, int64_t n)
 
 const char *ck_kind_name(ck_kind kind)
 {
-    static const char *const names[CK_N_KINDS] = {"gauss", "heavy", "zero",
+    static const char *const names[CK_N_KINDS] = {"gauss",   "heavy", "zero",
                                                   "one-hot", "large", "tiny"};
     return names[kind];
 }
@@ -181,7 +181,9 @@ bool ck_same(ck *t, const char *what, int64_t i, uint32_t got, uint32_t want)
 
 ck_subject ck_subject_of(lu_level level)
 {
-    ck_subject s = {.level = level, .linear_pack = lu_linear_pack, .linear_run = lu_linear_run,
+    ck_subject s = {.level = level,
+                    .linear_pack = lu_linear_pack,
+                    .linear_run = lu_linear_run,
                     .encode_row = lu_encoder_row};
     lu_ops_fill(&s.ops, level);
     return s;
@@ -194,8 +196,12 @@ static void child(const ck_op *op, const ck_subject *subject, uint64_t seed, ck_
         signal(signals[i], SIG_DFL); /* sanitizers would print a page each */
     alarm(TIME_LIMIT);
     for (int side = 0; side < CK_N_SIDES && !r->failed; side++) {
-        ck t = {.subject = subject, .ops = &subject->ops, .level = subject->level,
-                .side = (ck_side)side, .rng = seed, .report = r};
+        ck t = {.subject = subject,
+                .ops = &subject->ops,
+                .level = subject->level,
+                .side = (ck_side)side,
+                .rng = seed,
+                .report = r};
         op->check(&t);
     }
     _exit(0);
@@ -203,8 +209,8 @@ static void child(const ck_op *op, const ck_subject *subject, uint64_t seed, ck_
 
 void ck_run(const ck_op *op, const ck_subject *subject, uint64_t seed, ck_report *out)
 {
-    ck_report *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
-                             MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    ck_report *shared =
+        mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED)
         die("mmap");
     fflush(NULL);

@@ -6,7 +6,7 @@ const ck_op ck_op_list[] = {
 #define ROW(name, args) {#name, ck_check_##name},
     LU_OPS_LIST(ROW)
 #undef ROW
-    {"logsumexp", ck_check_logsumexp},
+        {"logsumexp", ck_check_logsumexp},
     {"argmax", ck_check_argmax},
     {"linear", ck_check_linear}, /* kern/linear.h */
     {"encode", ck_check_encode}, /* kern/encode.h */

@@ -123,8 +123,8 @@ static void bf16_widens_to_the_wrong_place(float *y, const uint16_t *x, int64_t 
         y[i] = lu_bf16_to_f32(x[i ^ (n > 64 && (i ^ 1) < n)]);
 }
 
-static void rmsnorm_forgets_the_offset(float *y, const float *x, const float *w, int64_t n, float eps,
-                                       float w_offset)
+static void rmsnorm_forgets_the_offset(float *y, const float *x, const float *w, int64_t n,
+                                       float eps, float w_offset)
 {
     (void)w_offset;
     good.rmsnorm(y, x, w, n, eps, 0);
@@ -158,8 +158,8 @@ static void rope_turns_backwards(float *x, const float *c, const float *s, int64
     good.rope(x, c, minus, n_heads, head_dim);
 }
 
-static void rope_turns_the_first_head_only(float *x, const float *c, const float *s, int64_t n_heads,
-                                           int64_t head_dim)
+static void rope_turns_the_first_head_only(float *x, const float *c, const float *s,
+                                           int64_t n_heads, int64_t head_dim)
 {
     good.rope(x, c, s, n_heads > 1 ? 1 : n_heads, head_dim);
 }
@@ -325,7 +325,8 @@ static void linear_writes_whole_tiles(const lu_linear *l, const void *x, int64_t
 }
 
 static void linear_forgets_the_bias(const lu_linear *l, const void *x, int64_t ldx, int64_t M,
-                                    float *y, int64_t ldy, int64_t unit0, int64_t unit1, void *scratch)
+                                    float *y, int64_t ldy, int64_t unit0, int64_t unit1,
+                                    void *scratch)
 {
     lu_linear b = *l;
     b.bias = NULL;
@@ -333,7 +334,8 @@ static void linear_forgets_the_bias(const lu_linear *l, const void *x, int64_t l
 }
 
 static void linear_results_are_bf16(const lu_linear *l, const void *x, int64_t ldx, int64_t M,
-                                    float *y, int64_t ldy, int64_t unit0, int64_t unit1, void *scratch)
+                                    float *y, int64_t ldy, int64_t unit0, int64_t unit1,
+                                    void *scratch)
 {
     lu_linear_run(l, x, ldx, M, y, ldy, unit0, unit1, scratch);
     for (int64_t n = unit0 * l->unit_rows; n < l->n && n < unit1 * l->unit_rows; n++)
@@ -381,8 +383,14 @@ typedef struct {
     ck_subject broken; /* only the kernel that is wrong is set */
 } fault;
 
-#define FAULT(op_name, kernel) {#kernel, #op_name, {.ops.op_name = kernel}}
-#define FAULT_IN(op_name, member, kernel) {#kernel, #op_name, {.member = kernel}}
+#define FAULT(op_name, kernel)                       \
+    {                                                \
+#kernel, #op_name, { .ops.op_name = kernel } \
+    }
+#define FAULT_IN(op_name, member, kernel)       \
+    {                                           \
+#kernel, #op_name, { .member = kernel } \
+    }
 static const fault FAULTS[] = {
     FAULT(silu_mul, silu_leaves_the_last_element),
     FAULT(silu_mul, silu_overflows),
@@ -439,8 +447,8 @@ static const fault FAULTS[] = {
 static ck_subject plant(const ck_subject *broken)
 {
     ck_subject s = ck_subject_of(LU_LEVEL_REF);
-#define TAKE(member)                                                                              \
-    if (broken->member)                                                                           \
+#define TAKE(member)    \
+    if (broken->member) \
         s.member = broken->member;
 #define TAKE_OP(name, args) TAKE(ops.name)
     LU_OPS_LIST(TAKE_OP)

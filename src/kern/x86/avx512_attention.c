@@ -1,5 +1,5 @@
-/* avx512_attention.c - attention for AVX-512: attention_impl.h on vec_avx512.h. Exports its fill function
-   only. */
+/* avx512_attention.c - attention for AVX-512: attention_impl.h on vec_avx512.h. Exports its fill
+   function only. */
 #include <stdbool.h>
 #include <string.h>
 

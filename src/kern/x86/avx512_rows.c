@@ -1,4 +1,5 @@
-/* avx512_rows.c - row kernels for AVX-512: rows_impl.h on vec_avx512.h. Exports its fill function only. */
+/* avx512_rows.c - row kernels for AVX-512: rows_impl.h on vec_avx512.h. Exports its fill function
+ * only. */
 #include "kern/levels.h"
 #include "kern/x86/vec_avx512.h"
 
