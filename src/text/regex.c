@@ -18,7 +18,10 @@
 #define JIT_STACK_LIMIT (1u << 20)
 
 #define SPACE_SET "\\p{White_Space}"
-#define WORD_SET "\\p{Alphabetic}\\p{M}\\p{N}\\p{Pc}"
+/* Inside a class \w is letters, marks, decimal digits and connectors; outside, Oniguruma decides
+   about characters below U+0100 by a table that has the superscript digits and fractions too. */
+#define WORD_SET "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define LONE_WORD_SET WORD_SET "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
 
 static void *pcre_alloc(PCRE2_SIZE n, void *unused)
 {
@@ -49,12 +52,12 @@ static lutra_status translate_escape(const char *what, const char *regex, char c
         if (in_class)
             lu_bytes_append(out, WORD_SET, sizeof WORD_SET - 1);
         else
-            lu_bytes_append(out, "[" WORD_SET "]", sizeof "[" WORD_SET "]" - 1);
+            lu_bytes_append(out, "[" LONE_WORD_SET "]", sizeof "[" LONE_WORD_SET "]" - 1);
         break;
     case 'W':
         if (in_class)
             return refuse(what, regex, "\\W inside a class", err);
-        lu_bytes_append(out, "[^" WORD_SET "]", sizeof "[^" WORD_SET "]" - 1);
+        lu_bytes_append(out, "[^" LONE_WORD_SET "]", sizeof "[^" LONE_WORD_SET "]" - 1);
         break;
     case 'h':
     case 'H': return refuse(what, regex, "\\h", err);
