@@ -1,5 +1,5 @@
-/* fuzz_tokenizer_json.c - the input as a tokenizer.json. One that opens must encode and decode: by ids
-   that have pieces, or by an error that says why. */
+/* fuzz_tokenizer_json.c - the input as a tokenizer.json. One that opens must encode and decode: by
+   ids that have pieces, or by an error that says why. */
 #include <string.h>
 
 #include "fuzz.h"
@@ -8,7 +8,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char text[] = "abc ab <x>12 A\xC3\xA9 e\xCC\x81\xE2\x96\x81\n\n  the 'll \xFF\xF0\x9F\x98\x80";
+    static const char text[] =
+        "abc ab <x>12 A\xC3\xA9 e\xCC\x81\xE2\x96\x81\n\n  the 'll \xFF\xF0\x9F\x98\x80";
     lutra_tokenizer *t = NULL;
     lutra_err err = {0};
     if (lu_tokenizer_parse("input", (const char *)data, size, &t, &err) != LUTRA_OK) {
