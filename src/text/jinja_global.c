@@ -11,7 +11,7 @@
 static lu_jv f_raise_exception(lu_jcall *call)
 {
     const lu_jstr s = lu_j_to_str(call->env, call->a[0]);
-    lu_j_fail(call->env, LUTRA_E_ARG, "%.*s", (int)(s.n < 400 ? s.n : 400), s.p ? s.p : "");
+    lu_j_fail(call->env, LUTRA_E_ARG, "%.*s", (int)(s.n < 400 ? s.n : 400), s.p);
 }
 
 static lu_jv f_strftime_now(lu_jcall *call)

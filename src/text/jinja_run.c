@@ -313,7 +313,7 @@ lutra_status lu_jinja_render(const char *source, size_t n, lu_jinja_context cont
                              const lu_jinja_options *options, char **text, size_t *n_text,
                              lutra_err *err)
 {
-    const request r = {{source, n}, context, arg};
+    const request r = {{n ? source : "", n}, context, arg};
     lu_jbuf out = {0};
     lu_jenv env = {.left = options ? *options : lu_jinja_defaults, .err = err, .line = 1};
     guarded(&env, &r, &out);

@@ -113,9 +113,7 @@ static lu_jv s_find(lu_jcall *call)
 {
     const lu_jstr s = call->self.s;
     const char *hit = lu_j_find(call->env, s, lu_j_arg_str(call, 0));
-    return lu_j_int(!hit   ? -1
-                    : !s.n ? 0
-                           : (int64_t)lu_j_char_count((lu_jstr){s.p, (size_t)(hit - s.p)}));
+    return lu_j_int(hit ? (int64_t)lu_j_char_count((lu_jstr){s.p, (size_t)(hit - s.p)}) : -1);
 }
 
 static lu_jv s_count(lu_jcall *call)
@@ -299,7 +297,9 @@ static lu_jv f_default(lu_jcall *call)
 static lu_jv f_indent(lu_jcall *call)
 {
     const bool first = lu_j_arg_bool(call, 1, false), blank = lu_j_arg_bool(call, 2, false);
-    const lu_jstr s = lu_j_self_str(call);
+    const lu_jstr s = call->self.s;
+    if (call->self.type != J_STR)
+        lu_j_wrong_type(call->env, "indent", call->self, "a string");
     lu_jbuf pad = {0}, b = {0};
     if (call->a[0].type == J_STR)
         lu_j_show(call->env, &pad, call->a[0]);

@@ -50,7 +50,8 @@ void lu_j_put_char(lu_jenv *env, lu_jbuf *b, uint32_t code)
     lu_j_put(env, b, (const char *)bytes, (size_t)n);
 }
 
-lu_jv lu_j_take(const lu_jbuf *b) { return lu_j_str((lu_jstr){b->p, b->n}); }
+/* A string's pointer is never NULL, so that arithmetic on it is defined even for an empty one. */
+lu_jv lu_j_take(const lu_jbuf *b) { return lu_j_str((lu_jstr){b->n ? b->p : "", b->n}); }
 
 /* --- numbers -------------------------------------------------------------------------------- */
 
@@ -206,7 +207,7 @@ const char *lu_j_find(lu_jenv *env, lu_jstr s, lu_jstr what)
 {
     lu_j_work(env, 1 + (s.n >> 6));
     if (!what.n)
-        return s.p ? s.p : "";
+        return s.p;
     while (s.n >= what.n) {
         const char *hit = memchr(s.p, what.p[0], s.n - what.n + 1);
         if (!hit)
