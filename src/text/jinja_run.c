@@ -8,7 +8,7 @@
 
 #define MAX_SOURCE ((size_t)1 << 20) /* the longest published template is near 20 KB */
 
-/* 20 million steps are about a second; the rest lets contents of tens of megabytes through. */
+/* 20 million steps take less than a second; the rest lets tens of megabytes of contents through. */
 const lu_jinja_options lu_jinja_defaults = {
     .work = 20000000,
     .memory = (size_t)512 << 20,
@@ -176,9 +176,8 @@ static lu_jflow run_for(lu_jenv *env, const lu_jnode *node)
     if (!items->n)
         return node->d ? run_scope(env, node->d->list) : FLOW_ON;
     lu_jscope *outer = env->scope;
-    lu_jloop *outer_loop = env->loop, *loop = lu_j_alloc(env, 1, sizeof *loop);
-    *loop = (lu_jloop){.items = items, .depth = outer_loop ? outer_loop->depth + 1 : 1};
-    env->loop = loop;
+    lu_jloop *loop = lu_j_alloc(env, 1, sizeof *loop);
+    loop->items = items;
     for (loop->index = 0; loop->index < items->n; loop->index++) {
         lu_j_work(env, 1);
         env->scope = lu_j_push_scope(env, outer);
@@ -188,7 +187,6 @@ static lu_jflow run_for(lu_jenv *env, const lu_jnode *node)
             break;
     }
     env->scope = outer;
-    env->loop = outer_loop;
     return FLOW_ON;
 }
 
@@ -240,14 +238,11 @@ static void bind_macro(lu_jenv *env, const lu_jnode *node, const lu_jargs *args)
 lu_jv lu_j_run_macro(lu_jenv *env, const lu_jmacro *macro, const lu_jargs *args)
 {
     lu_jscope *outer = env->scope;
-    lu_jloop *loop = env->loop;
     lu_jbuf b = {0};
     env->scope = lu_j_push_scope(env, macro->scope);
-    env->loop = NULL;
     bind_macro(env, macro->node, args);
     capture(env, macro->node->list, &b);
     env->scope = outer;
-    env->loop = loop;
     return lu_j_take(&b);
 }
 
@@ -294,7 +289,8 @@ typedef struct request {
 static void render(lu_jenv *env, const request *r, lu_jbuf *out)
 {
     if (r->source.n > MAX_SOURCE)
-        lu_j_fail(env, LUTRA_E_LIMIT, "source has %zu bytes, at most %zu are read", r->source.n, MAX_SOURCE);
+        lu_j_fail(env, LUTRA_E_LIMIT, "source has %zu bytes, at most %zu are read", r->source.n,
+                  MAX_SOURCE);
     const lu_jtoken *tokens = lu_j_lex(env, r->source);
     const lu_jnode *root = lu_j_template(env, tokens);
     env->globals = lu_j_push_scope(env, NULL);
@@ -317,7 +313,7 @@ lutra_status lu_jinja_render(const char *source, size_t n, lu_jinja_context cont
                              const lu_jinja_options *options, char **text, size_t *n_text,
                              lutra_err *err)
 {
-    const request r = {{source, n}, context, arg};
+    const request r = {{n ? source : "", n}, context, arg};
     lu_jbuf out = {0};
     lu_jenv env = {.left = options ? *options : lu_jinja_defaults, .err = err, .line = 1};
     guarded(&env, &r, &out);
