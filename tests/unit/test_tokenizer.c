@@ -9,9 +9,11 @@
 
 #include <cmocka.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "lutra/text.h"
+#include "base/pool.h"
+#include "text/tokenizer.h"
 
 typedef struct family {
     const char *folder, *vectors;
@@ -267,6 +269,76 @@ static void a_run_of_one_character_takes_no_quadratic_time(void **state)
     lu_free(text);
 }
 
+static void cuts_cache_and_heap_give_the_same_ids(void **state)
+{
+    (void)state;
+    const size_t n = 200000;
+    char *text;
+    size_t size;
+    assert_int_equal(lu_file_read("models/text/val.txt", SIZE_MAX / 2, &text, &size, NULL),
+                     LUTRA_OK);
+    assert_true(size > n);
+    for (int f = 0; f < N_FAMILIES; f++) {
+        lutra_tokenizer *t = open_family(f);
+        int32_t *cut, *whole;
+        int64_t n_cut, n_whole;
+        assert_int_equal(lutra_encode(t, text, n, false, &cut, &n_cut, NULL), LUTRA_OK);
+        lu_free(
+            t->bpe.joins); /* without cuts a SentencePiece-like text is one stretch on the heap */
+        t->bpe.joins = NULL;
+        assert_int_equal(lutra_encode(t, text, n, false, &whole, &n_whole, NULL), LUTRA_OK);
+        assert_int_equal(n_cut, n_whole);
+        assert_memory_equal(cut, whole, (size_t)n_cut * sizeof *cut);
+        lutra_free(cut);
+        lutra_free(whole);
+        lutra_tokenizer_close(t);
+    }
+    lu_free(text);
+}
+
+typedef struct shared_work {
+    const lutra_tokenizer *t;
+    json_t *vectors;
+    bool right[N_VECTORS];
+} shared_work;
+
+static void encode_some(void *arg, int64_t begin, int64_t end, int worker)
+{
+    (void)worker;
+    shared_work *w = arg;
+    for (int64_t i = begin; i < end; i++) {
+        json_t *v = json_array_get(w->vectors, (size_t)i);
+        json_t *expected = json_object_get(v, "ids"), *text = json_object_get(v, "text");
+        int32_t *ids = NULL;
+        int64_t n = 0;
+        bool same = lutra_encode(w->t, json_string_value(text), json_string_length(text), false,
+                                 &ids, &n, NULL) == LUTRA_OK &&
+                    n == (int64_t)json_array_size(expected);
+        for (int64_t k = 0; same && k < n; k++)
+            same = ids[k] == json_integer_value(json_array_get(expected, (size_t)k));
+        w->right[i] = same;
+        lutra_free(ids);
+    }
+}
+
+static void one_tokenizer_serves_several_threads(void **state)
+{
+    (void)state;
+    lu_pool *pool;
+    assert_int_equal(lu_pool_open(4, &pool, NULL), LUTRA_OK);
+    for (int f = 0; f < N_FAMILIES; f++) {
+        lutra_tokenizer *t = open_family(f);
+        json_t *root = load_vectors(f);
+        shared_work w = {.t = t, .vectors = json_object_get(root, "vectors")};
+        lu_pool_for(pool, N_VECTORS, 1, encode_some, &w);
+        for (int i = 0; i < N_VECTORS; i++)
+            assert_true(w.right[i]);
+        json_decref(root);
+        lutra_tokenizer_close(t);
+    }
+    lu_pool_close(pool);
+}
+
 static void ids_outside_the_vocabulary_decode_to_nothing_and_negative_ones_are_refused(void **state)
 {
     (void)state;
@@ -304,6 +376,8 @@ int main(void)
         cmocka_unit_test(invalid_bytes_become_replacement_characters_part_by_part),
         cmocka_unit_test(nul_bytes_are_text_like_any_other),
         cmocka_unit_test(a_run_of_one_character_takes_no_quadratic_time),
+        cmocka_unit_test(cuts_cache_and_heap_give_the_same_ids),
+        cmocka_unit_test(one_tokenizer_serves_several_threads),
         cmocka_unit_test(
             ids_outside_the_vocabulary_decode_to_nothing_and_negative_ones_are_refused),
         cmocka_unit_test(a_missing_folder_is_named),
