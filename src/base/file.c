@@ -40,7 +40,8 @@ lutra_status lu_map_open(const char *path, lu_map *out, lutra_err *err)
     if (!S_ISREG(st.st_mode)) {
         status = lu_fail(err, LUTRA_E_IO, "%s: is not a regular file and cannot be mapped", path);
     } else if ((uint64_t)st.st_size > SIZE_MAX) {
-        status = lu_fail(err, LUTRA_E_LIMIT, "%s: too large for this machine's address space", path);
+        status =
+            lu_fail(err, LUTRA_E_LIMIT, "%s: too large for this machine's address space", path);
     } else if (st.st_size > 0) {
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
         if (p == MAP_FAILED) {
@@ -96,7 +97,8 @@ static lutra_status read_all(int fd, const char *path, size_t guess, size_t limi
         }
         if (used > limit) {
             lu_free(buf);
-            return lu_fail(err, LUTRA_E_LIMIT, "%s: larger than the %zu bytes expected at most", path, limit);
+            return lu_fail(err, LUTRA_E_LIMIT, "%s: larger than the %zu bytes expected at most",
+                           path, limit);
         }
         capacity = capacity < READ_STEP ? READ_STEP : capacity * 2;
         capacity = capacity < limit ? capacity : limit + 1;
@@ -109,9 +111,10 @@ lutra_status lu_file_read(const char *path, size_t limit, char **data, size_t *s
     struct stat st;
     LU_TRY(open_to_read(path, &fd, &st, err));
     const size_t guess = st.st_size > 0 ? (size_t)st.st_size : 0;
-    const lutra_status status = S_ISREG(st.st_mode) && guess > limit
-        ? lu_fail(err, LUTRA_E_LIMIT, "%s: %zu bytes, expected at most %zu", path, guess, limit)
-        : read_all(fd, path, guess, limit, data, size, err);
+    const lutra_status status =
+        S_ISREG(st.st_mode) && guess > limit
+            ? lu_fail(err, LUTRA_E_LIMIT, "%s: %zu bytes, expected at most %zu", path, guess, limit)
+            : read_all(fd, path, guess, limit, data, size, err);
     close(fd);
     return status;
 }
@@ -121,7 +124,8 @@ lutra_status lu_write_at(int fd, const char *path, const void *data, size_t size
 {
     const char *p = data;
     if (offset > INT64_MAX || size > INT64_MAX - offset)
-        return lu_fail(err, LUTRA_E_LIMIT, "%s: cannot write at offset %llu", path, (unsigned long long)offset);
+        return lu_fail(err, LUTRA_E_LIMIT, "%s: cannot write at offset %llu", path,
+                       (unsigned long long)offset);
     while (size) {
         const ssize_t put = pwrite(fd, p, size, (off_t)offset);
         if (put < 0 && errno == EINTR)
@@ -135,7 +139,8 @@ lutra_status lu_write_at(int fd, const char *path, const void *data, size_t size
     return LUTRA_OK;
 }
 
-/* Makes a rename in dir durable. Some filesystems refuse to sync a folder: the data is safe anyway. */
+/* Makes a rename in dir durable. Some filesystems refuse to sync a folder: the data is safe anyway.
+ */
 static void sync_folder_of(const char *path)
 {
     const size_t n = (size_t)(lu_path_base(path) - path);

@@ -57,7 +57,8 @@ static size_t number_length(const char *p, const char *end, bool *oversized)
     const size_t n_digits = (size_t)(q - digits);
     *oversized = false;
     if (integer && n_digits > INT64_SAFE_DIGITS) {
-        static const char max_digits[] = "9223372036854775807"; /* INT64_MAX; its negative fits too */
+        static const char max_digits[] =
+            "9223372036854775807"; /* INT64_MAX; its negative fits too */
         const size_t n_max = sizeof max_digits - 1;
         *oversized = n_digits > n_max || memcmp(digits, max_digits, n_max) > 0;
     }
@@ -109,8 +110,8 @@ static size_t rewrite(const char *text, size_t n, char *out, size_t limit, size_
 
 /* ---- parsing -------------------------------------------------------------------------------- */
 
-static lutra_status syntax_error(const char *what, const char *text, size_t at, const json_error_t *e,
-                                 lutra_err *err)
+static lutra_status syntax_error(const char *what, const char *text, size_t at,
+                                 const json_error_t *e, lutra_err *err)
 {
     int line = 1, column = 1;
     for (size_t i = 0; i < at; i++) {
@@ -138,7 +139,8 @@ lutra_status lu_json_parse(const char *what, const char *text, size_t n, bool re
         rewrite(text, n, copy, SIZE_MAX, &consumed);
     }
     json_error_t e;
-    json_t *value = json_loadb(copy ? copy : text, size, reject_duplicates ? JSON_REJECT_DUPLICATES : 0, &e);
+    json_t *value =
+        json_loadb(copy ? copy : text, size, reject_duplicates ? JSON_REJECT_DUPLICATES : 0, &e);
     lu_free(copy);
     if (value) {
         *out = value;
@@ -171,7 +173,7 @@ static size_t restore_literals(char *text, size_t n)
     while (p < end) {
         size_t take = *p == '"' ? string_length(p, end) : 1;
         const size_t literal = take > 3 && p[1] == 0x7f ? literal_length(p + 2, p + take - 1) : 0;
-        if (literal && literal == take - 3) {
+        if (literal && literal == take - 3 && !is_key(p + take, end)) {
             memmove(to, p + 2, literal);
             to += literal;
         } else {
@@ -213,13 +215,13 @@ bool lu_json_nonfinite(const json_t *value, double *out)
     return false;
 }
 
-static lutra_status wrong_type(const char *what, const char *key, const json_t *v, const char *expected,
-                               lutra_err *err)
+static lutra_status wrong_type(const char *what, const char *key, const json_t *v,
+                               const char *expected, lutra_err *err)
 {
     static const char *const names[] = {
-        [JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array", [JSON_STRING] = "a string",
-        [JSON_INTEGER] = "an integer", [JSON_REAL] = "a number", [JSON_TRUE] = "true",
-        [JSON_FALSE] = "false", [JSON_NULL] = "null",
+        [JSON_OBJECT] = "an object",   [JSON_ARRAY] = "an array", [JSON_STRING] = "a string",
+        [JSON_INTEGER] = "an integer", [JSON_REAL] = "a number",  [JSON_TRUE] = "true",
+        [JSON_FALSE] = "false",        [JSON_NULL] = "null",
     };
     double x;
     if (lu_json_nonfinite(v, &x))
@@ -238,7 +240,8 @@ static json_t *member(json_t *obj, const char *key)
     return json_is_null(v) ? NULL : v;
 }
 
-lutra_status lu_json_int(const char *what, json_t *obj, const char *key, int64_t *out, lutra_err *err)
+lutra_status lu_json_int(const char *what, json_t *obj, const char *key, int64_t *out,
+                         lutra_err *err)
 {
     const json_t *v = member(obj, key);
     if (!v)
@@ -256,7 +259,8 @@ lutra_status lu_json_int(const char *what, json_t *obj, const char *key, int64_t
     return LUTRA_OK;
 }
 
-lutra_status lu_json_float(const char *what, json_t *obj, const char *key, double *out, lutra_err *err)
+lutra_status lu_json_float(const char *what, json_t *obj, const char *key, double *out,
+                           lutra_err *err)
 {
     const json_t *v = member(obj, key);
     if (!v || lu_json_nonfinite(v, out))
@@ -278,7 +282,8 @@ lutra_status lu_json_bool(const char *what, json_t *obj, const char *key, bool *
     return LUTRA_OK;
 }
 
-lutra_status lu_json_string(const char *what, json_t *obj, const char *key, const char **out, lutra_err *err)
+lutra_status lu_json_string(const char *what, json_t *obj, const char *key, const char **out,
+                            lutra_err *err)
 {
     const json_t *v = member(obj, key);
     double x;

@@ -15,7 +15,8 @@
 
 /* Parses n bytes. Accepts what Python's json writes (see above); duplicate keys are an error when
    reject_duplicates. `what` names the input in messages ("DIR/config.json"), which give line and
-   column (in bytes) where the refused token ends. On success *out is a new reference (json_decref). Depth is limited by jansson. */
+   column (in bytes) where the refused token ends. On success *out is a new reference (json_decref).
+   Depth is limited by jansson. */
 lutra_status lu_json_parse(const char *what, const char *text, size_t n, bool reject_duplicates,
                            json_t **out, lutra_err *err);
 lutra_status lu_json_load(const char *path, json_t **out, lutra_err *err);
@@ -30,9 +31,13 @@ bool lu_json_nonfinite(const json_t *value, double *out);
 /* Getters of an object's member. A missing or null member leaves *out as it is (the default) and
    returns OK; a wrong type is E_FORMAT: "<what>: \"key\" is a string, expected an integer". A
    number with a zero fraction (500000.0) is an integer; true is not a number. */
-lutra_status lu_json_int(const char *what, json_t *obj, const char *key, int64_t *out, lutra_err *err);
-lutra_status lu_json_float(const char *what, json_t *obj, const char *key, double *out, lutra_err *err);
-lutra_status lu_json_bool(const char *what, json_t *obj, const char *key, bool *out, lutra_err *err);
-lutra_status lu_json_string(const char *what, json_t *obj, const char *key, const char **out, lutra_err *err);
+lutra_status lu_json_int(const char *what, json_t *obj, const char *key, int64_t *out,
+                         lutra_err *err);
+lutra_status lu_json_float(const char *what, json_t *obj, const char *key, double *out,
+                           lutra_err *err);
+lutra_status lu_json_bool(const char *what, json_t *obj, const char *key, bool *out,
+                          lutra_err *err);
+lutra_status lu_json_string(const char *what, json_t *obj, const char *key, const char **out,
+                            lutra_err *err);
 
 #endif

@@ -95,7 +95,8 @@ static bool is_plain_name(const char *s)
     return *s && !strchr(s, '/') && !strchr(s, '\\') && !strstr(s, "..") && strcmp(s, ".") != 0;
 }
 
-static lutra_status read_index(const char *path, json_t **root, mapping **out, size_t *count, lutra_err *err)
+static lutra_status read_index(const char *path, json_t **root, mapping **out, size_t *count,
+                               lutra_err *err)
 {
     char *text;
     size_t size;
@@ -116,11 +117,13 @@ static lutra_status read_index(const char *path, json_t **root, mapping **out, s
     json_object_foreach (map, key, v) {
         const char *shard = json_string_value(v);
         if (!shard)
-            return lu_fail(err, LUTRA_E_FORMAT, "%s: tensor '%.200s' is not mapped to a file name", path, key);
+            return lu_fail(err, LUTRA_E_FORMAT, "%s: tensor '%.200s' is not mapped to a file name",
+                           path, key);
         if (!is_plain_name(shard))
-            return lu_fail(err, LUTRA_E_FORMAT,
-                           "%s: tensor '%.100s' is mapped to '%.100s', expected a file name inside the folder",
-                           path, key, shard);
+            return lu_fail(
+                err, LUTRA_E_FORMAT,
+                "%s: tensor '%.100s' is mapped to '%.100s', expected a file name inside the folder",
+                path, key, shard);
         list[n++] = (mapping){key, shard};
     }
     qsort(list, n, sizeof *list, by_shard);
@@ -135,9 +138,10 @@ static lutra_status open_shard(lutra_checkpoint *c, const mapping *m, lutra_err 
     char *name = lu_strdup(m->shard);
     lutra_status status = path && name ? LUTRA_OK : lu_fail_nomem(err, strlen(m->shard));
     if (status == LUTRA_OK && !lu_path_exists(path))
-        status = lu_fail(err, LUTRA_E_IO,
-                         "%s: file is missing, the index puts tensor '%.150s' there: download it again", path,
-                         m->tensor);
+        status =
+            lu_fail(err, LUTRA_E_IO,
+                    "%s: file is missing, the index puts tensor '%.150s' there: download it again",
+                    path, m->tensor);
     if (status == LUTRA_OK)
         status = lu_st_open(path, &c->shards[c->n_shards], err);
     lu_free(path);
@@ -162,10 +166,11 @@ static lutra_status open_mapped(lutra_checkpoint *c, const mapping *list, size_t
         const int64_t shard = c->n_shards - 1;
         const lu_st_entry *e = lu_st_find(c->shards[shard], list[i].tensor);
         if (!e)
-            return lu_fail(err, LUTRA_E_FORMAT,
-                           "%s: has no tensor '%.150s', which the index puts there: index and shards are of "
-                           "different downloads, download them again",
-                           lu_st_path(c->shards[shard]), list[i].tensor);
+            return lu_fail(
+                err, LUTRA_E_FORMAT,
+                "%s: has no tensor '%.150s', which the index puts there: index and shards are of "
+                "different downloads, download them again",
+                lu_st_path(c->shards[shard]), list[i].tensor);
         c->tensors[c->count++] = (tensor_ref){e, shard};
     }
     qsort(c->tensors, n, sizeof *c->tensors, by_name);
@@ -204,7 +209,8 @@ static lutra_status open_folder(lutra_checkpoint *c, lutra_err *err)
     char *config = lu_path_join(c->path, CONFIG);
     char *index = lu_path_join(c->path, INDEX);
     char *single = lu_path_join(c->path, SINGLE);
-    lutra_status status = config && index && single ? LUTRA_OK : lu_fail_nomem(err, strlen(c->path));
+    lutra_status status =
+        config && index && single ? LUTRA_OK : lu_fail_nomem(err, strlen(c->path));
     if (status == LUTRA_OK)
         status = read_config(c, config, err);
     if (status == LUTRA_OK) {
@@ -267,9 +273,13 @@ int64_t lu_checkpoint_n_shards(const lutra_checkpoint *c) { return c->n_shards; 
 
 const lu_st_file *lu_checkpoint_shard(const lutra_checkpoint *c, int64_t i) { return c->shards[i]; }
 
-const char *lu_checkpoint_shard_name(const lutra_checkpoint *c, int64_t i) { return c->shard_names[i]; }
+const char *lu_checkpoint_shard_name(const lutra_checkpoint *c, int64_t i)
+{
+    return c->shard_names[i];
+}
 
-lutra_status lutra_checkpoint_open(lutra_ctx *ctx, const char *path, lutra_checkpoint **out, lutra_err *err)
+lutra_status lutra_checkpoint_open(lutra_ctx *ctx, const char *path, lutra_checkpoint **out,
+                                   lutra_err *err)
 {
     (void)ctx; /* headers are read on the caller's thread */
     return lu_checkpoint_open(path, out, err);
@@ -294,7 +304,10 @@ void lutra_checkpoint_close(lutra_checkpoint *c)
 
 int64_t lutra_checkpoint_count(const lutra_checkpoint *c) { return c->count; }
 
-const char *lutra_checkpoint_name(const lutra_checkpoint *c, int64_t i) { return c->tensors[i].entry->name; }
+const char *lutra_checkpoint_name(const lutra_checkpoint *c, int64_t i)
+{
+    return c->tensors[i].entry->name;
+}
 
 const char *lutra_checkpoint_file(const lutra_checkpoint *c, int64_t i)
 {

@@ -35,7 +35,8 @@ static void file_spec(const lutra_format *f, char *buf, size_t size)
 
 static lutra_status require(json_t *q, const char *key, lutra_err *err)
 {
-    if (json_is_null(json_object_get(q, key)) || !json_object_get(q, key))
+    const json_t *v = json_object_get(q, key);
+    if (!v || json_is_null(v))
         return lu_fail(err, LUTRA_E_FORMAT, WHAT ": has no \"%s\"", key);
     return LUTRA_OK;
 }
@@ -44,35 +45,46 @@ static lutra_status read_table(json_t *q, lutra_format *f, lutra_err *err)
 {
     json_t *table = json_object_get(q, "table");
     if (!json_is_array(table) || json_array_size(table) != (size_t)1 << f->bits)
-        return lu_fail(err, LUTRA_E_FORMAT, WHAT ": \"table\" is not an array of %d numbers", 1 << f->bits);
+        return lu_fail(err, LUTRA_E_FORMAT, WHAT ": \"table\" is not an array of %d numbers",
+                       1 << f->bits);
     for (int i = 0; i < 1 << f->bits; i++) {
         json_t *v = json_array_get(table, (size_t)i);
         f->table[i] = (float)json_number_value(v);
         if (!json_is_number(v) || !isfinite(f->table[i]))
-            return lu_fail(err, LUTRA_E_FORMAT, WHAT ": \"table\" value %d is not a finite float32", i);
+            return lu_fail(err, LUTRA_E_FORMAT, WHAT ": \"table\" value %d is not a finite float32",
+                           i);
     }
+    return LUTRA_OK;
+}
+
+/* Before all else: another version may have other members. */
+static lutra_status check_version(json_t *q, lutra_err *err)
+{
+    int64_t version = 0;
+    LU_TRY(require(q, "version", err));
+    LU_TRY(lu_json_int(WHAT, q, "version", &version, err));
+    if (version != VERSION)
+        return lu_fail(err, LUTRA_E_UNSUPPORTED,
+                       WHAT ": version %lld, this lutra reads version %d: update it",
+                       (long long)version, VERSION);
     return LUTRA_OK;
 }
 
 /* The fields but for the name, which only the spec holds. */
 static lutra_status read_fields(json_t *q, lutra_format *f, lutra_err *err)
 {
-    static const char *const required[] = {"version", "format", "bits",  "group_size", "symmetric",
+    static const char *const required[] = {"format",      "bits",  "group_size", "symmetric",
                                            "scale_dtype", "table", "absmax_ref", "modules"};
     for (size_t i = 0; i < sizeof required / sizeof *required; i++)
         LU_TRY(require(q, required[i], err));
-    int64_t version = 0, bits = 0;
+    int64_t bits = 0;
     bool symmetric = true;
     const char *scale = "";
     double absmax_ref = 0;
-    LU_TRY(lu_json_int(WHAT, q, "version", &version, err));
-    if (version != VERSION)
-        return lu_fail(err, LUTRA_E_UNSUPPORTED, WHAT ": version %lld, this lutra reads version %d: update it",
-                       (long long)version, VERSION);
     LU_TRY(lu_json_int(WHAT, q, "bits", &bits, err));
     if (bits < 2 || bits > LUTRA_MAX_BITS)
-        return lu_fail(err, LUTRA_E_FORMAT, WHAT ": \"bits\" is %lld, expected 2 to %d", (long long)bits,
-                       LUTRA_MAX_BITS);
+        return lu_fail(err, LUTRA_E_FORMAT, WHAT ": \"bits\" is %lld, expected 2 to %d",
+                       (long long)bits, LUTRA_MAX_BITS);
     f->bits = (int)bits;
     LU_TRY(lu_json_int(WHAT, q, "group_size", &f->group_size, err));
     LU_TRY(lu_json_bool(WHAT, q, "symmetric", &symmetric, err));
@@ -107,14 +119,16 @@ static lutra_status check_spec(json_t *q, lutra_format *f, lutra_err *err)
             same = f->table[i] == builtin.table[i];
         if (!same)
             return lu_fail(err, LUTRA_E_FORMAT,
-                           WHAT ": \"bits\", \"table\" or \"absmax_ref\" is not that of '%s'", f->name);
+                           WHAT ": \"bits\", \"table\" or \"absmax_ref\" is not that of '%s'",
+                           f->name);
     }
     if (lu_format_check(f, &why) != LUTRA_OK)
         return bad(err, why.msg);
     file_spec(f, expected, sizeof expected);
     if (strcmp(spec, expected) != 0)
-        return lu_fail(err, LUTRA_E_FORMAT, WHAT ": \"format\" is '%.80s', the other members make it '%s'",
-                       spec, expected);
+        return lu_fail(err, LUTRA_E_FORMAT,
+                       WHAT ": \"format\" is '%.80s', the other members make it '%s'", spec,
+                       expected);
     return LUTRA_OK;
 }
 
@@ -132,7 +146,8 @@ static lutra_status read_modules(json_t *q, lu_quant_config *out, lutra_err *err
         if (!name || !*name)
             return bad(err, "\"modules\" is not an array of names");
         if (i && strcmp(out->modules[i - 1], name) >= 0)
-            return lu_fail(err, LUTRA_E_FORMAT, WHAT ": \"modules\" is not sorted, or has '%.200s' twice", name);
+            return lu_fail(err, LUTRA_E_FORMAT,
+                           WHAT ": \"modules\" is not sorted, or has '%.200s' twice", name);
         out->modules[i] = lu_strdup(name);
         if (!out->modules[i])
             return lu_fail_nomem(err, strlen(name) + 1);
@@ -155,12 +170,15 @@ lutra_status lu_quant_config_read(json_t *config, bool *found, lu_quant_config *
     if (!method)
         return bad(err, "has no \"quant_method\"");
     if (strcmp(method, METHOD) != 0)
-        return lu_fail(err, LUTRA_E_UNSUPPORTED,
-                       WHAT ": quant_method '%.60s' is not read, expected an unquantized checkpoint or one "
-                            "that lutra wrote",
-                       method);
+        return lu_fail(
+            err, LUTRA_E_UNSUPPORTED,
+            WHAT ": quant_method '%.60s' is not read, expected an unquantized checkpoint or one "
+                 "that lutra wrote",
+            method);
     lu_quant_config read = {0};
-    lutra_status status = read_fields(q, &read.format, err);
+    lutra_status status = check_version(q, err);
+    if (status == LUTRA_OK)
+        status = read_fields(q, &read.format, err);
     if (status == LUTRA_OK)
         status = check_spec(q, &read.format, err);
     if (status == LUTRA_OK)
@@ -205,10 +223,11 @@ json_t *lu_quant_config_write(const lu_quant_config *q)
     char spec[96];
     file_spec(f, spec, sizeof spec);
     /* "o*" would drop a NULL member; "o" fails on it, which is what is wanted */
-    return json_pack("{s:s, s:i, s:s, s:i, s:I, s:b, s:s, s:o, s:f, s:o}", "quant_method", METHOD, "version",
-                     VERSION, "format", spec, "bits", f->bits, "group_size", (json_int_t)f->group_size,
-                     "symmetric", !f->zero_point, "scale_dtype", lutra_dtype_name(f->scale_dtype), "table",
-                     table_json(f), "absmax_ref", (double)f->absmax_ref, "modules", modules_json(q));
+    return json_pack("{s:s, s:i, s:s, s:i, s:I, s:b, s:s, s:o, s:f, s:o}", "quant_method", METHOD,
+                     "version", VERSION, "format", spec, "bits", f->bits, "group_size",
+                     (json_int_t)f->group_size, "symmetric", !f->zero_point, "scale_dtype",
+                     lutra_dtype_name(f->scale_dtype), "table", table_json(f), "absmax_ref",
+                     (double)f->absmax_ref, "modules", modules_json(q));
 }
 
 void lu_quant_config_free(lu_quant_config *q)

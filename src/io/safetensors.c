@@ -16,7 +16,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 
-#define PREFIX 8                              /* bytes of the length before the header */
+#define PREFIX 8                                 /* bytes of the length before the header */
 #define MAX_HEADER ((uint64_t)100 * 1000 * 1000) /* the format's own limit */
 #define METADATA "__metadata__"
 
@@ -26,7 +26,7 @@ struct lu_st_file {
     lu_st_entry *entries; /* by offset */
     lu_st_entry **by_name;
     int64_t count;
-    char *names;          /* all names, each with its NUL */
+    char *names; /* all names, each with its NUL */
 };
 
 /* Where parsing is, for messages. */
@@ -63,8 +63,9 @@ static lutra_status parse_shape(const parser *p, const char *name, json_t *v, lu
     if (!json_is_array(v))
         return bad(p, name, "has no \"shape\" array");
     if (json_array_size(v) > LUTRA_MAX_RANK)
-        return lu_fail(p->err, LUTRA_E_UNSUPPORTED, "%s: tensor '%.200s': %zu dimensions, at most %d are supported",
-                       p->path, name, json_array_size(v), LUTRA_MAX_RANK);
+        return lu_fail(p->err, LUTRA_E_UNSUPPORTED,
+                       "%s: tensor '%.200s': %zu dimensions, at most %d are supported", p->path,
+                       name, json_array_size(v), LUTRA_MAX_RANK);
     t->rank = (int)json_array_size(v);
     size_t bytes = lutra_dtype_bytes(t->dtype);
     for (int i = 0; i < t->rank; i++) {
@@ -81,8 +82,8 @@ static lutra_status parse_shape(const parser *p, const char *name, json_t *v, lu
 
 /* The offsets against the file's size are checked later, when the tensors are in order and the
    first one out of place can be named. */
-static lutra_status parse_offsets(const parser *p, const char *name, json_t *v, const lutra_tensor *t,
-                                  uint64_t *begin)
+static lutra_status parse_offsets(const parser *p, const char *name, json_t *v,
+                                  const lutra_tensor *t, uint64_t *begin)
 {
     json_t *b = json_array_get(v, 0), *e = json_array_get(v, 1);
     if (!json_is_array(v) || json_array_size(v) != 2 || !json_is_integer(b) || !json_is_integer(e))
@@ -91,9 +92,10 @@ static lutra_status parse_offsets(const parser *p, const char *name, json_t *v, 
     if (from < 0 || to < from)
         return bad(p, name, "\"data_offsets\" run backwards");
     if ((uint64_t)(to - from) != t->bytes)
-        return lu_fail(p->err, LUTRA_E_FORMAT,
-                       "%s: tensor '%.200s': \"data_offsets\" span %llu bytes, its shape and dtype need %zu",
-                       p->path, name, (unsigned long long)(to - from), t->bytes);
+        return lu_fail(
+            p->err, LUTRA_E_FORMAT,
+            "%s: tensor '%.200s': \"data_offsets\" span %llu bytes, its shape and dtype need %zu",
+            p->path, name, (unsigned long long)(to - from), t->bytes);
     *begin = (uint64_t)from;
     return LUTRA_OK;
 }
@@ -125,10 +127,11 @@ static lutra_status check_metadata(const parser *p, json_t *meta)
     const char *key;
     json_t *v;
     double x;
-    json_object_foreach (meta, key, v)
+    json_object_foreach (meta, key, v) {
         if (!json_is_string(v) || lu_json_nonfinite(v, &x))
-            return lu_fail(p->err, LUTRA_E_FORMAT, "%s: \"" METADATA "\": '%.200s' is not a string",
-                           p->path, key);
+            return lu_fail(p->err, LUTRA_E_FORMAT, "%s: metadata '%.200s' is not a string", p->path,
+                           key);
+    }
     return LUTRA_OK;
 }
 
@@ -155,19 +158,22 @@ static lutra_status place(const parser *p, placed *list, int64_t count)
     for (int64_t i = 0; i < count; i++) {
         lutra_tensor *t = &list[i].entry.view;
         if (list[i].begin != at)
-            return bad(p, list[i].entry.name, list[i].begin < at ? "overlaps another tensor's data"
-                                                                 : "leaves a hole before its data");
+            return bad(p, list[i].entry.name,
+                       list[i].begin < at ? "overlaps another tensor's data"
+                                          : "leaves a hole before its data");
         if (t->bytes > p->data_size - at)
-            return lu_fail(p->err, LUTRA_E_FORMAT,
-                           "%s: tensor '%.200s': ends at byte %llu of the data, the file has %zu: it is cut "
-                           "short, download it again",
-                           p->path, list[i].entry.name, (unsigned long long)(at + t->bytes), p->data_size);
+            return lu_fail(
+                p->err, LUTRA_E_FORMAT,
+                "%s: tensor '%.200s': ends at byte %llu of the data, the file has %zu: it is cut "
+                "short, download it again",
+                p->path, list[i].entry.name, (unsigned long long)(at + t->bytes), p->data_size);
         t->data = p->data + at;
         at += t->bytes;
     }
     if (at != p->data_size)
-        return lu_fail(p->err, LUTRA_E_FORMAT, "%s: %llu bytes after the last tensor, expected the end of file",
-                       p->path, (unsigned long long)(p->data_size - at));
+        return lu_fail(p->err, LUTRA_E_FORMAT,
+                       "%s: %llu bytes after the last tensor, expected the end of file", p->path,
+                       (unsigned long long)(p->data_size - at));
     return LUTRA_OK;
 }
 
@@ -193,11 +199,12 @@ static lutra_status fill(lu_st_file *f, const parser *p, json_t *header)
     size_t name_bytes = 0, count = 0;
     const char *key;
     json_t *v;
-    json_object_foreach (header, key, v)
-        if (strcmp(key, METADATA) != 0) {
-            name_bytes += strlen(key) + 1; /* at most the header's size */
-            count++;
-        }
+    json_object_foreach (header, key, v) {
+        if (strcmp(key, METADATA) == 0)
+            continue;
+        name_bytes += strlen(key) + 1; /* at most the header's size */
+        count++;
+    }
     LU_TRY(check_metadata(p, json_object_get(header, METADATA)));
     placed *list = lu_array(count, sizeof *list);
     f->entries = lu_array(count, sizeof *f->entries);
@@ -232,23 +239,28 @@ static uint64_t load_u64(const uint8_t *p)
     return v;
 }
 
-lutra_status lu_st_parse(const char *path, const void *data, size_t size, lu_st_file **out, lutra_err *err)
+lutra_status lu_st_parse(const char *path, const void *data, size_t size, lu_st_file **out,
+                         lutra_err *err)
 {
     const uint8_t *bytes = data;
     if (size < PREFIX)
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: %zu bytes, too short for a safetensors file", path, size);
+        return lu_fail(err, LUTRA_E_FORMAT, "%s: %zu bytes, too short for a safetensors file", path,
+                       size);
     const uint64_t h = load_u64(bytes);
     if (h > MAX_HEADER)
-        return lu_fail(err, LUTRA_E_FORMAT,
-                       "%s: header of %llu bytes, the format allows %llu: not a safetensors file, or damaged",
-                       path, (unsigned long long)h, (unsigned long long)MAX_HEADER);
+        return lu_fail(
+            err, LUTRA_E_FORMAT,
+            "%s: header of %llu bytes, the format allows %llu: not a safetensors file, or damaged",
+            path, (unsigned long long)h, (unsigned long long)MAX_HEADER);
     if (h > size - PREFIX)
-        return lu_fail(err, LUTRA_E_FORMAT,
-                       "%s: header of %llu bytes in a file of %zu: it is cut short, download it again", path,
-                       (unsigned long long)h, size);
+        return lu_fail(
+            err, LUTRA_E_FORMAT,
+            "%s: header of %llu bytes in a file of %zu: it is cut short, download it again", path,
+            (unsigned long long)h, size);
     const char *text = (const char *)bytes + PREFIX;
     if (h == 0 || text[0] != '{')
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: header does not start with '{': not a safetensors file", path);
+        return lu_fail(err, LUTRA_E_FORMAT,
+                       "%s: header does not start with '{': not a safetensors file", path);
 
     lu_st_file *f = lu_calloc(1, sizeof *f);
     if (!f)

@@ -29,14 +29,16 @@ const lu_st_entry *lu_st_find(const lu_st_file *f, const char *name);
 
 /* Parses a header held in memory: the part a fuzzer drives. data/size: the whole file. The result
    borrows data, which must outlive it. `path` is only named in messages. */
-lutra_status lu_st_parse(const char *path, const void *data, size_t size, lu_st_file **out, lutra_err *err);
+lutra_status lu_st_parse(const char *path, const void *data, size_t size, lu_st_file **out,
+                         lutra_err *err);
 
 /* Layout of a file to be written: header bytes and each tensor's offset are known before any data.
    entries[i].view.data is ignored. Tensors are laid out in the given order. *header is allocated
    (lu_free) and is 8 + H bytes, H padded so that data starts 8-aligned; offsets[i] is absolute in
    the file; *file_size is the whole. metadata {"format":"pt"} is always written. E_ARG naming the
    tensor: name twice or not UTF-8, shape against bytes; E_LIMIT: header beyond 100 MB. */
-lutra_status lu_st_layout(const lu_st_entry *entries, int64_t n, void **header, size_t *header_bytes,
-                          uint64_t *offsets, uint64_t *file_size, lutra_err *err);
+lutra_status lu_st_layout(const lu_st_entry *entries, int64_t n, void **header,
+                          size_t *header_bytes, uint64_t *offsets, uint64_t *file_size,
+                          lutra_err *err);
 
 #endif

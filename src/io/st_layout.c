@@ -16,16 +16,20 @@ static lutra_status check_entry(const lu_st_entry *e, json_t *header, lutra_err 
     const lutra_tensor *t = &e->view;
     size_t bytes = lutra_dtype_bytes(t->dtype);
     if (bytes == 0 || t->rank < 0 || t->rank > LUTRA_MAX_RANK)
-        return lu_fail(err, LUTRA_E_ARG, "tensor '%.200s': no dtype or a rank of %d", e->name, t->rank);
+        return lu_fail(err, LUTRA_E_ARG, "tensor '%.200s': no dtype or a rank of %d", e->name,
+                       t->rank);
     for (int i = 0; i < t->rank; i++)
         if (t->shape[i] < 0 || (uint64_t)t->shape[i] > SIZE_MAX ||
             !lu_mul_size(bytes, (size_t)t->shape[i], &bytes))
-            return lu_fail(err, LUTRA_E_ARG, "tensor '%.200s': shape is negative or overflows", e->name);
+            return lu_fail(err, LUTRA_E_ARG, "tensor '%.200s': shape is negative or overflows",
+                           e->name);
     if (bytes != t->bytes)
-        return lu_fail(err, LUTRA_E_ARG, "tensor '%.200s': %zu bytes given, its shape and dtype need %zu",
-                       e->name, t->bytes, bytes);
+        return lu_fail(err, LUTRA_E_ARG,
+                       "tensor '%.200s': %zu bytes given, its shape and dtype need %zu", e->name,
+                       t->bytes, bytes);
     if (json_object_get(header, e->name))
-        return lu_fail(err, LUTRA_E_ARG, "tensor '%.200s': name is used twice or reserved", e->name);
+        return lu_fail(err, LUTRA_E_ARG, "tensor '%.200s': name is used twice or reserved",
+                       e->name);
     return LUTRA_OK;
 }
 
@@ -44,14 +48,15 @@ static json_t *describe(const lutra_tensor *t, uint64_t begin)
 }
 
 /* Fills header and offsets (relative to the data part); *end is where the last tensor ends. */
-static lutra_status describe_all(const lu_st_entry *entries, int64_t n, json_t *header, uint64_t *offsets,
-                                 uint64_t *end, lutra_err *err)
+static lutra_status describe_all(const lu_st_entry *entries, int64_t n, json_t *header,
+                                 uint64_t *offsets, uint64_t *end, lutra_err *err)
 {
     uint64_t at = 0;
     for (int64_t i = 0; i < n; i++) {
         LU_TRY(check_entry(&entries[i], header, err));
         if (entries[i].view.bytes > (uint64_t)INT64_MAX - MAX_HEADER - PREFIX - at)
-            return lu_fail(err, LUTRA_E_LIMIT, "tensor '%.200s': the file would be too large", entries[i].name);
+            return lu_fail(err, LUTRA_E_LIMIT, "tensor '%.200s': the file would be too large",
+                           entries[i].name);
         json_t *v = describe(&entries[i].view, at);
         if (!v)
             return lu_fail_nomem(err, sizeof(json_t *));
@@ -72,7 +77,8 @@ static lutra_status encode(const json_t *header, void **out, size_t *out_bytes, 
         return lu_fail_nomem(err, 0);
     const size_t h = (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     if (h > MAX_HEADER)
-        return lu_fail(err, LUTRA_E_LIMIT, "header of %zu bytes, the format allows %zu: use more shards", h,
+        return lu_fail(err, LUTRA_E_LIMIT,
+                       "header of %zu bytes, the format allows %zu: use more shards", h,
                        MAX_HEADER);
     char *p = lu_alloc(PREFIX + h);
     if (!p)
@@ -86,8 +92,9 @@ static lutra_status encode(const json_t *header, void **out, size_t *out_bytes, 
     return LUTRA_OK;
 }
 
-lutra_status lu_st_layout(const lu_st_entry *entries, int64_t n, void **header, size_t *header_bytes,
-                          uint64_t *offsets, uint64_t *file_size, lutra_err *err)
+lutra_status lu_st_layout(const lu_st_entry *entries, int64_t n, void **header,
+                          size_t *header_bytes, uint64_t *offsets, uint64_t *file_size,
+                          lutra_err *err)
 {
     json_t *root = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
     if (!root)

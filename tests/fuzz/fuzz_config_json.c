@@ -18,9 +18,10 @@ static void call_getters(json_t *value)
         bool b = false;
         const char *s = "";
         lutra_err err = {0};
-        const lutra_status status[] = {
-            lu_json_int("input", value, key, &i, &err), lu_json_float("input", value, key, &x, &err),
-            lu_json_bool("input", value, key, &b, &err), lu_json_string("input", value, key, &s, &err)};
+        const lutra_status status[] = {lu_json_int("input", value, key, &i, &err),
+                                       lu_json_float("input", value, key, &x, &err),
+                                       lu_json_bool("input", value, key, &b, &err),
+                                       lu_json_string("input", value, key, &s, &err)};
         int n_ok = 0;
         for (int k = 0; k < 4; k++)
             n_ok += status[k] == LUTRA_OK;

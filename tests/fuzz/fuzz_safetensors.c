@@ -13,7 +13,8 @@ static void check_views(const lu_st_file *f, const uint8_t *data, size_t size)
     for (int64_t i = 0; i < lu_st_count(f); i++) {
         const lu_st_entry *e = lu_st_at(f, i);
         const uint8_t *begin = e->view.data;
-        REQUIRE(begin >= data && begin <= data + size && e->view.bytes <= (size_t)(data + size - begin));
+        REQUIRE(begin >= data && begin <= data + size &&
+                e->view.bytes <= (size_t)(data + size - begin));
         REQUIRE(!at || begin == at); /* dense, in order */
         REQUIRE(lu_st_find(f, e->name) == e);
         at = begin + e->view.bytes;

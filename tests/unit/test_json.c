@@ -38,9 +38,10 @@ static void refused(const char *text, const char *position)
 static void numbers_are_read_as_python_writes_them(void **state)
 {
     (void)state;
-    json_t *v = parse("{\"eps\": 1e-05, \"theta\": 500000.0, \"neg\": -7, \"max\": 9223372036854775807,"
-                      " \"min\": -9223372036854775808, \"huge\": 1000000000000000019884624838656,"
-                      " \"over\": 9223372036854775808}");
+    json_t *v =
+        parse("{\"eps\": 1e-05, \"theta\": 500000.0, \"neg\": -7, \"max\": 9223372036854775807,"
+              " \"min\": -9223372036854775808, \"huge\": 1000000000000000019884624838656,"
+              " \"over\": 9223372036854775808}");
     double x = 0;
     int64_t i = 0;
     assert_int_equal(lu_json_float("input", v, "eps", &x, NULL), LUTRA_OK);
@@ -64,7 +65,8 @@ static void numbers_are_read_as_python_writes_them(void **state)
 static void nonfinite_literals_are_floats_and_nothing_else(void **state)
 {
     (void)state;
-    json_t *v = parse("{\"a\":NaN,\"b\": Infinity ,\"c\":-Infinity,\"d\":[NaN,[-Infinity]],\"s\":\"NaN\"}");
+    json_t *v =
+        parse("{\"a\":NaN,\"b\": Infinity ,\"c\":-Infinity,\"d\":[NaN,[-Infinity]],\"s\":\"NaN\"}");
     double x = 0;
     assert_int_equal(lu_json_float("input", v, "a", &x, NULL), LUTRA_OK);
     assert_true(isnan(x));
@@ -156,7 +158,8 @@ static void a_depth_bomb_is_refused(void **state)
 static void every_prefix_of_a_document_is_refused_in_bounds(void **state)
 {
     (void)state;
-    const char text[] = "{\"a\\n\":[NaN,-Infinity,12345678901234567890,1e-05],\"b\":{\"c\":\"\\u00e9\"}}";
+    const char text[] =
+        "{\"a\\n\":[NaN,-Infinity,12345678901234567890,1e-05],\"b\":{\"c\":\"\\u00e9\"}}";
     for (size_t n = 0; n < strlen(text); n++) {
         char *copy = malloc(n ? n : 1); /* exact size: a sanitizer sees a read past the end */
         json_t *v = NULL;

@@ -94,7 +94,8 @@ static void a_users_table_survives_to_the_last_bit(void **state)
     assert_int_equal(lutra_format_from_table(values, 8, 32, LUTRA_BF16, &f, NULL), LUTRA_OK);
     round_trip(&f);
     json_t *config = config_of(&f);
-    assert_string_equal(json_string_value(json_object_get(quant(config), "format")), "table3:g32:bf16");
+    assert_string_equal(json_string_value(json_object_get(quant(config), "format")),
+                        "table3:g32:bf16");
     json_decref(config);
 }
 
@@ -115,7 +116,8 @@ static void an_unquantized_config_is_not_found(void **state)
 static void a_foreign_method_is_unsupported_by_name(void **state)
 {
     (void)state;
-    static const char *const methods[] = {"gptq", "awq", "compressed-tensors", "fp8", "bitsandbytes", ""};
+    static const char *const methods[] = {"gptq", "awq",          "compressed-tensors",
+                                          "fp8",  "bitsandbytes", ""};
     for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
         lutra_err err;
         json_t *config = json_pack("{s:{s:s}}", "quantization_config", "quant_method", methods[i]);
@@ -137,9 +139,11 @@ static void unknown_members_are_ignored(void **state)
 static void every_missing_or_wrongly_typed_member_is_named(void **state)
 {
     (void)state;
-    static const char *const keys[] = {"quant_method", "version",     "format", "bits",       "group_size",
-                                       "symmetric",    "scale_dtype", "table",  "absmax_ref", "modules"};
-    static const char *const values[] = {NULL, "null", "{}", "[{}]", "\"x\"", "0.5", "NaN", "1e300"};
+    static const char *const keys[] = {"quant_method", "version",   "format",      "bits",
+                                       "group_size",   "symmetric", "scale_dtype", "table",
+                                       "absmax_ref",   "modules"};
+    static const char *const values[] = {NULL,    "null", "{}",  "[{}]",
+                                         "\"x\"", "0.5",  "NaN", "1e300"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         for (size_t j = 0; j < sizeof values / sizeof *values; j++) {
             json_t *config = nf4_config();
@@ -156,9 +160,9 @@ static void every_missing_or_wrongly_typed_member_is_named(void **state)
             const lutra_status status = read(config, &err);
             if (status == LUTRA_OK)
                 fail_msg("%s = %s is accepted", keys[i], values[j] ? values[j] : "(absent)");
-            if (!strstr(err.msg, keys[i]) && !strstr(err.msg, "version"))
-                fail_msg("%s = %s: message does not name it: %s", keys[i], values[j] ? values[j] : "(absent)",
-                         err.msg);
+            if (!strstr(err.msg, keys[i]))
+                fail_msg("%s = %s: message does not name it: %s", keys[i],
+                         values[j] ? values[j] : "(absent)", err.msg);
             json_decref(config);
         }
 }

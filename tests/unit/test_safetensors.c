@@ -61,15 +61,16 @@ static void expect(const char *header, size_t data_bytes, lutra_status status, c
     const image m = image_of(header, strlen(header), data_bytes);
     const lutra_status got = parse(&m, &err);
     if (got != status || (word && (!strstr(err.msg, word) || !strstr(err.msg, "f.st"))))
-        fail_msg("%.200s: status %d, message '%s', expected %d and '%s'", header, (int)got, err.msg, (int)status,
-                 word ? word : "");
+        fail_msg("%.200s: status %d, message '%s', expected %d and '%s'", header, (int)got, err.msg,
+                 (int)status, word ? word : "");
     free(m.data);
 }
 
-#define GOOD                                                                                      \
-    "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[3,19]}," \
-    "\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]},"                              \
-    "\"z\":{\"dtype\":\"BF16\",\"shape\":[0,7],\"data_offsets\":[3,3]},"                          \
+#define GOOD                                                                                 \
+    "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_" \
+    "offsets\":[3,19]},"                                                                     \
+    "\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]},"                         \
+    "\"z\":{\"dtype\":\"BF16\",\"shape\":[0,7],\"data_offsets\":[3,3]},"                     \
     "\"s\":{\"dtype\":\"F16\",\"shape\":[],\"data_offsets\":[19,21]}}"
 #define GOOD_DATA 21
 
@@ -103,14 +104,16 @@ static void every_known_dtype_is_accepted(void **state)
     for (int t = 1; lutra_dtype_bytes((lutra_dtype)t); t++) {
         char header[200];
         const int n = (int)lutra_dtype_bytes((lutra_dtype)t) * 3;
-        snprintf(header, sizeof header, "{\"x\":{\"dtype\":\"%s\",\"shape\":[3],\"data_offsets\":[0,%d]}}",
+        snprintf(header, sizeof header,
+                 "{\"x\":{\"dtype\":\"%s\",\"shape\":[3],\"data_offsets\":[0,%d]}}",
                  lutra_dtype_name((lutra_dtype)t), n);
         expect(header, (size_t)n, LUTRA_OK, NULL);
     }
     expect("{}      ", 0, LUTRA_OK, NULL);
 }
 
-#define ONE(dtype, shape, offsets) "{\"x\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
+#define ONE(dtype, shape, offsets) \
+    "{\"x\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
 
 static void each_rule_of_the_format_is_held(void **state)
 {
@@ -158,24 +161,31 @@ static void each_rule_of_the_format_is_held(void **state)
         {ONE("\"U8\"", "[1]", "[-1,0]"), 1, LUTRA_E_FORMAT, "backwards"},
         {ONE("\"U8\"", "[2]", "[0,1]"), 1, LUTRA_E_FORMAT, "span 1 bytes"},
         {ONE("\"U8\"", "[1]", "[1,2]"), 2, LUTRA_E_FORMAT, "hole"},
-        {ONE("\"U8\"", "[1]", "[9223372036854775806,9223372036854775807]"), 1, LUTRA_E_FORMAT, "hole"},
+        {ONE("\"U8\"", "[1]", "[9223372036854775806,9223372036854775807]"), 1, LUTRA_E_FORMAT,
+         "hole"},
         {ONE("\"U8\"", "[4]", "[0,4]"), 3, LUTRA_E_FORMAT, "download it again"},
         {ONE("\"U8\"", "[4]", "[0,4]"), 5, LUTRA_E_FORMAT, "1 bytes after the last tensor"},
-        {ONE("\"U8\"", "[9223372036854775807]", "[0,9223372036854775807]"), 1, LUTRA_E_FORMAT, "cut short"},
+        {ONE("\"U8\"", "[9223372036854775807]", "[0,9223372036854775807]"), 1, LUTRA_E_FORMAT,
+         "cut short"},
         {"{\"x\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
-         "\"y\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}", 3, LUTRA_E_FORMAT, "'y': overlaps"},
+         "\"y\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}",
+         3, LUTRA_E_FORMAT, "'y': overlaps"},
         {"{\"x\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
-         "\"y\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2, LUTRA_E_FORMAT, "'y': overlaps"},
+         "\"y\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}",
+         2, LUTRA_E_FORMAT, "'y': overlaps"},
         {"{\"x\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
-         "\"x\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", 2, LUTRA_E_FORMAT, "duplicate"},
-        {"{\"x\":{\"dtype\":\"U8\",\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, LUTRA_E_FORMAT,
-         "duplicate"},
+         "\"x\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}",
+         2, LUTRA_E_FORMAT, "duplicate"},
+        {"{\"x\":{\"dtype\":\"U8\",\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
+         LUTRA_E_FORMAT, "duplicate"},
         {"{\"__metadata__\":3}", 0, LUTRA_E_FORMAT, "__metadata__"},
         {"{\"__metadata__\":{\"k\":1}}", 0, LUTRA_E_FORMAT, "'k'"},
         {"{\"__metadata__\":{\"k\":NaN}}", 0, LUTRA_E_FORMAT, "'k'"},
         {"{\"__metadata__\":{\"k\":{}}}", 0, LUTRA_E_FORMAT, "'k'"},
-        {"{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, LUTRA_E_FORMAT, "line 1"},
-        {"{\"\\ud800\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, LUTRA_E_FORMAT, "line 1"},
+        {"{\"a\\u0000b\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0,
+         LUTRA_E_FORMAT, "line 1"},
+        {"{\"\\ud800\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, LUTRA_E_FORMAT,
+         "line 1"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         expect(cases[i].header, cases[i].data, cases[i].status, cases[i].word);
@@ -185,8 +195,9 @@ static void wrong_header_lengths_are_refused(void **state)
 {
     (void)state;
     const size_t n = strlen(GOOD);
-    const uint64_t lengths[] = {0, 1, n - 1, n + 1, n + GOOD_DATA, n + GOOD_DATA + 1, 100000000, 100000001,
-                                INT64_MAX, UINT64_MAX - 8, UINT64_MAX - 7, UINT64_MAX};
+    const uint64_t lengths[] = {
+        0,         1,         n - 1,     n + 1,          n + GOOD_DATA,  n + GOOD_DATA + 1,
+        100000000, 100000001, INT64_MAX, UINT64_MAX - 8, UINT64_MAX - 7, UINT64_MAX};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         lutra_err err = {0};
         const image m = image_of(GOOD, lengths[i], GOOD_DATA);
@@ -233,7 +244,7 @@ static void random_damage_gives_an_error_or_views_inside_the_file(void **state)
             if (round & 1)
                 m.data[at] ^= (uint8_t)(1u << (next_random(&seed) % 8));
             else
-                m.data[at] = (uint8_t)"0123456789[]{},:\"-.eE \\\0\xff"[next_random(&seed) % 26];
+                m.data[at] = (uint8_t) "0123456789[]{},:\"-.eE \\\0\xff"[next_random(&seed) % 26];
         }
         lutra_err err = {0};
         if (parse(&m, &err) == LUTRA_OK)
@@ -268,8 +279,8 @@ static void many_tensors_are_found_by_name(void **state)
     char *header = malloc(N * 80 + 2), *p = header;
     *p++ = '{';
     for (int i = 0; i < N; i++)
-        p += sprintf(p, "%s\"t.%d\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%d,%d]}", i ? "," : "",
-                     (i * 7919) % N, i, i + 1);
+        p += sprintf(p, "%s\"t.%d\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%d,%d]}",
+                     i ? "," : "", (i * 7919) % N, i, i + 1);
     strcpy(p, "}");
     expect(header, N, LUTRA_OK, NULL); /* parse() looks every one of them up */
     free(header);
@@ -288,13 +299,16 @@ static void a_written_layout_reads_back(void **state)
 {
     (void)state;
     const lu_st_entry list[] = {
-        entry("w", LUTRA_F32, 2, 3, 5), entry("tab\t\"\xc3\xa9", LUTRA_U8, 1, 7, 0), entry("empty", LUTRA_F16, 2, 0, 4),
+        entry("w", LUTRA_F32, 2, 3, 5),
+        entry("tab\t\"\xc3\xa9", LUTRA_U8, 1, 7, 0),
+        entry("empty", LUTRA_F16, 2, 0, 4),
         entry("scalar", LUTRA_BF16, 0, 0, 0),
     };
     void *header;
     size_t header_bytes;
     uint64_t offsets[4], file_size;
-    assert_int_equal(lu_st_layout(list, 4, &header, &header_bytes, offsets, &file_size, NULL), LUTRA_OK);
+    assert_int_equal(lu_st_layout(list, 4, &header, &header_bytes, offsets, &file_size, NULL),
+                     LUTRA_OK);
     assert_int_equal(header_bytes % 8, 0);
     assert_int_equal(file_size, header_bytes + 60 + 7 + 2);
     uint8_t *file = calloc(1, (size_t)file_size);
@@ -321,11 +335,13 @@ static void a_written_layout_reads_back(void **state)
 static void a_file_of_hundreds_of_gigabytes_can_be_laid_out(void **state)
 {
     (void)state;
-    lu_st_entry list[] = {entry("a", LUTRA_BF16, 2, 1 << 20, 1 << 17), entry("b", LUTRA_U8, 1, 5, 0)};
+    lu_st_entry list[] = {entry("a", LUTRA_BF16, 2, 1 << 20, 1 << 17),
+                          entry("b", LUTRA_U8, 1, 5, 0)};
     void *header;
     size_t header_bytes;
     uint64_t offsets[2], file_size;
-    assert_int_equal(lu_st_layout(list, 2, &header, &header_bytes, offsets, &file_size, NULL), LUTRA_OK);
+    assert_int_equal(lu_st_layout(list, 2, &header, &header_bytes, offsets, &file_size, NULL),
+                     LUTRA_OK);
     assert_true(offsets[1] == header_bytes + ((uint64_t)1 << 38));
     assert_true(file_size == offsets[1] + 5);
     lu_free(header);
@@ -334,11 +350,13 @@ static void a_file_of_hundreds_of_gigabytes_can_be_laid_out(void **state)
 static void a_sparse_file_beyond_4_gib_is_mapped_not_read(void **state)
 {
     (void)state;
-    const lu_st_entry list[] = {entry("big", LUTRA_F32, 2, 1 << 20, 2048), entry("tail", LUTRA_U8, 1, 1, 0)};
+    const lu_st_entry list[] = {entry("big", LUTRA_F32, 2, 1 << 20, 2048),
+                                entry("tail", LUTRA_U8, 1, 1, 0)};
     void *header;
     size_t header_bytes;
     uint64_t offsets[2], file_size;
-    assert_int_equal(lu_st_layout(list, 2, &header, &header_bytes, offsets, &file_size, NULL), LUTRA_OK);
+    assert_int_equal(lu_st_layout(list, 2, &header, &header_bytes, offsets, &file_size, NULL),
+                     LUTRA_OK);
     char path[] = "/tmp/lutra-test-sparse-XXXXXX";
     const int fd = mkstemp(path);
     assert_true(fd >= 0);
@@ -365,8 +383,8 @@ static void a_layout_that_cannot_be_written_is_refused(void **state)
     static const struct {
         lutra_status status;
         const char *word;
-    } expected[] = {{LUTRA_E_ARG, "twice"},    {LUTRA_E_ARG, "reserved"}, {LUTRA_E_ARG, "UTF-8"},
-                    {LUTRA_E_ARG, "bytes"},    {LUTRA_E_ARG, "shape"},    {LUTRA_E_ARG, "dtype"},
+    } expected[] = {{LUTRA_E_ARG, "twice"},       {LUTRA_E_ARG, "reserved"}, {LUTRA_E_ARG, "UTF-8"},
+                    {LUTRA_E_ARG, "bytes"},       {LUTRA_E_ARG, "shape"},    {LUTRA_E_ARG, "dtype"},
                     {LUTRA_E_LIMIT, "too large"}, {LUTRA_E_ARG, "rank"}};
     for (int i = 0; i < 8; i++) {
         lu_st_entry list[] = {entry("x", LUTRA_U8, 1, 2, 0), entry("y", LUTRA_U8, 1, 2, 0)};
@@ -385,7 +403,8 @@ static void a_layout_that_cannot_be_written_is_refused(void **state)
         size_t header_bytes;
         uint64_t offsets[2], file_size;
         lutra_err err = {0};
-        assert_int_equal(lu_st_layout(list, 2, &header, &header_bytes, offsets, &file_size, &err), expected[i].status);
+        assert_int_equal(lu_st_layout(list, 2, &header, &header_bytes, offsets, &file_size, &err),
+                         expected[i].status);
         if (!strstr(err.msg, expected[i].word))
             fail_msg("case %d: %s", i, err.msg);
         assert_null(header);
