@@ -77,33 +77,29 @@ void lu_grid_init(lu_grid *g, const lutra_format *f)
     g->uniform &= g->value[0] == rintf(g->value[0]) && fabsf(g->value[0]) <= 256;
 }
 
-static bool round_scale(lutra_dtype t, float s, float *out)
+static bool round_scale(lutra_dtype t, float exact, float *out)
 {
     if (t == LUTRA_F16) {
-        const uint16_t h = lu_f32_to_f16(s);
+        const uint16_t h = lu_f32_to_f16(exact);
         *out = lu_f16_to_f32(h == 0 ? 1 : h); /* 1: 2^-24, the smallest half */
         return isfinite(*out);
     }
-    if (t == LUTRA_BF16)
-        s = lu_bf16_to_f32(lu_f32_to_bf16(s));
+    const float s = t == LUTRA_BF16 ? lu_bf16_to_f32(lu_f32_to_bf16(exact)) : exact;
     *out = s < LU_MIN_SCALE ? LU_MIN_SCALE : s;
-    return s <= LU_MAX_SCALE;
+    return exact <= LU_MAX_SCALE;
 }
 
 bool lu_group_scale(const lutra_format *f, float lo, float hi, float *scale, int *zero)
 {
-    const float top = (float)((1 << f->bits) - 1);
+    const float exact = lu_group_exact_scale(f, lo, hi);
     *scale = 0;
     *zero = 0;
-    if (lo == 0 && hi == 0)
+    if (exact == 0)
         return true;
-    if (!f->zero_point)
-        return round_scale(f->scale_dtype, fmaxf(-lo, hi) / f->absmax_ref, scale);
-    lo = fminf(lo, 0);
-    hi = fmaxf(hi, 0);
-    if (!round_scale(f->scale_dtype, (hi - lo) / top, scale))
+    if (!round_scale(f->scale_dtype, exact, scale))
         return false;
-    *zero = (int)fminf(rintf(-lo / *scale), top);
+    if (f->zero_point)
+        *zero = lu_group_zero(f, lo, *scale);
     return true;
 }
 

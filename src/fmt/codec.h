@@ -15,6 +15,8 @@
 #ifndef LU_FMT_CODEC_H
 #define LU_FMT_CODEC_H
 
+#include <math.h>
+
 #include "base/status.h"
 #include "lutra/format.h"
 
@@ -73,8 +75,23 @@ typedef struct lu_grid {
 
 void lu_grid_init(lu_grid *g, const lutra_format *f);
 
-/* The scale rounded to scale_dtype and the zero point's code of a group whose weights span
-   [lo, hi]; symmetric formats look at max(-lo, hi) only. False when the scale overflows. */
+/* The scale of a group whose weights span [lo, hi] before rounding, 0 for zeros; symmetric formats
+   look at max(-lo, hi) only. */
+static inline float lu_group_exact_scale(const lutra_format *f, float lo, float hi)
+{
+    if (!f->zero_point)
+        return (-lo > hi ? -lo : hi) / f->absmax_ref;
+    return ((hi > 0 ? hi : 0) - (lo < 0 ? lo : 0)) / (float)((1 << f->bits) - 1);
+}
+
+/* The code of the zero point for a rounded scale above 0. */
+static inline int lu_group_zero(const lutra_format *f, float lo, float scale)
+{
+    const float top = (float)((1 << f->bits) - 1), z = rintf((lo < 0 ? -lo : 0) / scale);
+    return (int)(z < top ? z : top);
+}
+
+/* The scale rounded to scale_dtype and the zero point's code. False when the scale overflows. */
 bool lu_group_scale(const lutra_format *f, float lo, float hi, float *scale, int *zero);
 
 /* p[r] for r in [0, n - 1). */

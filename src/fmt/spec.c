@@ -129,7 +129,7 @@ lutra_status lutra_format_parse(const char *spec, lutra_format *out, lutra_err *
     if (!spec || !*spec || strlen(spec) > MAX_SPEC)
         return lu_fail(err, LUTRA_E_ARG, "format spec is %s, expected for example nf4:g64",
                        spec && *spec ? "too long" : "empty");
-    strcpy(text, spec);
+    memcpy(text, spec, strlen(spec) + 1);
     char *part = strchr(text, ':');
     if (part)
         *part++ = '\0';
@@ -150,7 +150,7 @@ lutra_status lutra_format_parse(const char *spec, lutra_format *out, lutra_err *
         return lu_fail(err, LUTRA_E_ARG,
                        "format '%s': only the int codebooks take a zero point, leave out ':asym'",
                        spec);
-    strcpy(f.name, c->name);
+    snprintf(f.name, sizeof f.name, "%s", c->name);
     f.absmax_ref = c->absmax_ref;
     lu_codebook_table(c, f.zero_point, f.table);
     *out = f;

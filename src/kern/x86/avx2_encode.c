@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kern/encode.h"
+#include "kern/x86/encode_scale.h"
 #include "tensor/convert.h"
 
 #define INLINE static inline __attribute__((always_inline))
@@ -78,25 +79,39 @@ INLINE bool find_range(lutra_dtype t, bool signs, const void *w, int64_t at, int
     return true;
 }
 
-/* Packs n bytes (a multiple of 32) of `bits` significant bits; writes nothing past the last. */
-INLINE void pack(const uint8_t *codes, int64_t n, int bits, uint8_t *out)
+/* What packing codes of one width needs. */
+typedef struct {
+    int bits;
+    __m128i gap8, gap16,
+        gap32;     /* shift counts that close the gap between fields of 8, 16, 32 bits */
+    __m256i index; /* puts a lane's two words of `bits` bytes side by side, zeros after */
+} packer;
+
+INLINE packer packer_make(int bits)
 {
-    const __m128i gap8 = _mm_cvtsi32_si128(8 - bits), gap16 = _mm_cvtsi32_si128(16 - 2 * bits),
-                  gap32 = _mm_cvtsi32_si128(32 - 4 * bits);
-    uint8_t from[16], last[32];
-    for (int i = 0; i < 16; i++) /* a lane's two words of `bits` bytes side by side, zeros after */
-        from[i] = i < 2 * bits ? (uint8_t)(i / bits * 8 + i % bits) : 0x80;
-    const __m256i index = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)from));
+    uint8_t index[16];
+    for (int i = 0; i < 16; i++)
+        index[i] = i < 2 * bits ? (uint8_t)(i / bits * 8 + i % bits) : 0x80;
+    return (packer){bits, _mm_cvtsi32_si128(8 - bits), _mm_cvtsi32_si128(16 - 2 * bits),
+                    _mm_cvtsi32_si128(32 - 4 * bits),
+                    _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)index))};
+}
+
+/* Packs n bytes (a multiple of 32); writes nothing past the last. */
+INLINE void pack(const packer *p, const uint8_t *codes, int64_t n, uint8_t *out)
+{
+    const int bits = p->bits;
+    uint8_t last[32];
     const uint8_t *end = out + n / 8 * bits;
     for (int64_t i = 0; i < n; i += 32, out += 4 * bits) {
         __m256i v = _mm256_loadu_si256((const void *)(codes + i)), high;
         high = _mm256_andnot_si256(_mm256_set1_epi16(0x00ff), v);
-        v = _mm256_or_si256(_mm256_xor_si256(v, high), _mm256_srl_epi16(high, gap8));
+        v = _mm256_or_si256(_mm256_xor_si256(v, high), _mm256_srl_epi16(high, p->gap8));
         high = _mm256_andnot_si256(_mm256_set1_epi32(0x0000ffff), v);
-        v = _mm256_or_si256(_mm256_xor_si256(v, high), _mm256_srl_epi32(high, gap16));
+        v = _mm256_or_si256(_mm256_xor_si256(v, high), _mm256_srl_epi32(high, p->gap16));
         high = _mm256_andnot_si256(_mm256_set1_epi64x(0xffffffff), v);
-        v = _mm256_or_si256(_mm256_xor_si256(v, high), _mm256_srl_epi64(high, gap32));
-        v = _mm256_shuffle_epi8(v, index);
+        v = _mm256_or_si256(_mm256_xor_si256(v, high), _mm256_srl_epi64(high, p->gap32));
+        v = _mm256_shuffle_epi8(v, p->index);
         uint8_t *to = end - out >= 2 * bits + 16 ? out : last; /* 16-byte stores overlap forwards */
         _mm_storeu_si128((void *)to, _mm256_castsi256_si128(v));
         _mm_storeu_si128((void *)(to + 2 * bits), _mm256_extracti128_si256(v, 1));
@@ -237,6 +252,14 @@ INLINE void ranks_line(lutra_dtype t, const line *l, const void *w, int64_t at, 
     }
 }
 
+INLINE void put_codes(const lu_grid *g, const packer *p, uint8_t *ranks, int64_t n, uint8_t *out)
+{
+    if (!g->identity)
+        for (int64_t i = 0; i < n; i++)
+            ranks[i] = g->code[ranks[i]];
+    pack(p, ranks, n, out);
+}
+
 INLINE double add_lanes(const __m256 v[2])
 {
     float lane[LU_ENCODE_LANES];
@@ -256,33 +279,36 @@ INLINE int64_t encode_row(const lu_encoder *e, lu_encode_row_args *a, lutra_dtyp
     const int64_t size = f->group_size > 0 ? f->group_size : a->k;
     const search table = search_make(g);
     sums s;
-    uint8_t ranks[CHUNK];
+    const packer packing = packer_make(f->bits);
+    uint8_t ranks[CHUNK], *codes = a->codes;
+    int64_t held = 0; /* ranks not yet packed */
     for (int half = 0; half < 2; half++)
         s.signal[half] = s.noise[half] = _mm256_setzero_ps();
     for (int64_t at = 0, group = 0; at < a->k; at += size, group++) {
         float lo, hi, scale;
         int zero;
         if (!find_range(t, f->zero_point, a->w, at, size, &lo, &hi) ||
-            !lu_group_scale(f, lo, hi, &scale, &zero))
+            !lu_store_scale(f, lo, hi, a->scales, group, &scale, &zero))
             return e->plain(e, a); /* finds the column */
-        lu_scale_set(f->scale_dtype, a->scales, group, scale);
         if (f->zero_point)
             a->zeros[group] = (uint8_t)zero;
         const float zero_value = f->zero_point ? f->table[zero] : 0;
         const search p = search_scale(&table, scale, zero_value);
         const line l = line_make(g, scale, zero_value);
-        for (int64_t i = 0; i < size; i += CHUNK) {
-            const int64_t n = size - i < CHUNK ? size - i : CHUNK;
+        for (int64_t i = 0, n; i < size; i += n) {
+            n = size - i < CHUNK - held ? size - i : CHUNK - held;
             if (scale == 0)
-                memset(ranks, g->near_zero, (size_t)n);
+                memset(ranks + held, g->near_zero, (size_t)n);
             else if (use_search)
-                ranks_search(t, &p, a->w, at + i, n, ranks, &s);
+                ranks_search(t, &p, a->w, at + i, n, ranks + held, &s);
             else
-                ranks_line(t, &l, a->w, at + i, n, ranks, &s);
-            if (!g->identity)
-                for (int64_t j = 0; j < n; j++)
-                    ranks[j] = g->code[ranks[j]];
-            pack(ranks, n, f->bits, a->codes + (at + i) / 8 * f->bits);
+                ranks_line(t, &l, a->w, at + i, n, ranks + held, &s);
+            held += n;
+            if (held == CHUNK || at + i + n == a->k) {
+                put_codes(g, &packing, ranks, held, codes);
+                codes += held / 8 * f->bits;
+                held = 0;
+            }
         }
     }
     a->signal = add_lanes(s.signal);
