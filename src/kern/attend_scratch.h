@@ -8,7 +8,7 @@
 
 #define LU_ATTEND_ROWS 64
 #define LU_ATTEND_KEYS 64
-#define LU_ATTEND_TILE 4      /* rows multiplied together */
+#define LU_ATTEND_TILE 4 /* rows multiplied together */
 #define LU_ATTEND_MAX_LANES 16
 
 #endif

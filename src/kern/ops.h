@@ -3,8 +3,9 @@
    tools/checkkernel walks the same list.
 
    Kernels are pure: no allocation, no threads, no globals, any alignment, n >= 0. bf16 and f16 are
-   raw bits in uint16_t. y may be x (or gate, or up) but not overlap it otherwise. Results are functions of the inputs alone, not of
-   how a caller splits rows among threads. Matrix products live in linear.h. */
+   raw bits in uint16_t. A float y may be x (or gate, or up) but not overlap it otherwise. Results
+   are functions of the inputs alone, not of how a caller splits rows among threads. Matrix products
+   live in linear.h, encoders in encode.h. */
 #ifndef LU_KERN_OPS_H
 #define LU_KERN_OPS_H
 
@@ -39,7 +40,7 @@ typedef struct lu_attend_args {
     /* y[i] = f32(x[i]) */                                                                        \
     X(bf16_to_f32, (float *y, const uint16_t *x, int64_t n))                                      \
     X(f16_to_f32, (float *y, const uint16_t *x, int64_t n))                                       \
-    /* y[i] = round(x[i]), nearest, ties to even */                                               \
+    /* y[i] = round(x[i]), nearest, ties to even; a NaN becomes some NaN */                        \
     X(f32_to_bf16, (uint16_t *y, const float *x, int64_t n))                                      \
     X(f32_to_f16, (uint16_t *y, const float *x, int64_t n))                                       \
     /* y = x * rsqrt(mean(x^2) + eps) * (w + w_offset), one row of n */                           \

@@ -45,7 +45,7 @@ static lu_level detect(void)
     if (!all(xcr0, XCR0_AVX512) || !all(b, EBX_AVX512) || !all(c, ECX_VBMI) || a < 1)
         return LU_LEVEL_AVX2;
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && all(a, EAX_BF16) ? LU_LEVEL_AVX512
-                                                                        : LU_LEVEL_AVX2;
+                                                                       : LU_LEVEL_AVX2;
 }
 #else
 static lu_level detect(void) { return LU_LEVEL_REF; }
@@ -75,7 +75,8 @@ lutra_status lu_level_parse(const char *name, lu_level *out, lutra_err *err)
         *out = (lu_level)i;
         return LUTRA_OK;
     }
-    return lu_fail(err, LUTRA_E_ARG, "CPU level \"%s\": unknown, expected ref, avx2 or avx512", name);
+    return lu_fail(err, LUTRA_E_ARG, "CPU level \"%s\": unknown, expected ref, avx2 or avx512",
+                   name);
 }
 
 void lu_ops_fill(lu_ops *ops, lu_level level)
@@ -101,10 +102,10 @@ size_t lu_attend_scratch(int64_t n_kv, int64_t head_dim)
 {
     const size_t lanes = LU_ATTEND_MAX_LANES;
     const size_t dim = ((size_t)head_dim + lanes - 1) / lanes * lanes;
-    const size_t blocked = LU_ATTEND_KEYS * dim * 2               /* keys transposed, values */
-                           + LU_ATTEND_ROWS * dim                 /* sums of values */
-                           + LU_ATTEND_ROWS * (lanes + 1)         /* sums of weights, maxima */
+    const size_t blocked = LU_ATTEND_KEYS * dim * 2                   /* keys transposed, values */
+                           + LU_ATTEND_ROWS * dim                     /* sums of values */
+                           + LU_ATTEND_ROWS * (lanes + 1)             /* sums of weights, maxima */
                            + LU_ATTEND_TILE * LU_ATTEND_KEYS + lanes; /* scores, alignment */
-    const size_t reference = (size_t)n_kv;                        /* one row of scores */
+    const size_t reference = (size_t)n_kv;                            /* one row of scores */
     return blocked > reference ? blocked : reference;
 }

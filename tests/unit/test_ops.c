@@ -20,8 +20,8 @@ typedef struct {
 } attend_case;
 
 static const attend_case CASES[] = {
-    {1, 1, 0, 64, 0, 0, 0},     {1, 4, 200, 64, 0, 0, 1},   {70, 1, 0, 64, 0, 0, 0},
-    {33, 3, 100, 80, 0, 30, 1}, {40, 2, 130, 96, 50, 0, 0}, {20, 1, 63, 128, 1, 0, 1},
+    {1, 1, 0, 64, 0, 0, 0},     {1, 4, 200, 64, 0, 0, 1},    {70, 1, 0, 64, 0, 0, 0},
+    {33, 3, 100, 80, 0, 30, 1}, {40, 2, 130, 96, 50, 0, 0},  {20, 1, 63, 128, 1, 0, 1},
     {9, 2, 60, 256, 64, 50, 0}, {17, 5, 250, 33, 100, 0, 1}, {5, 1, 3, 1, 0, 0, 0},
     {67, 2, 0, 7, 3, 5, 0},
 };
@@ -66,12 +66,23 @@ static attend_data make(const attend_case *c)
     t.scratch = lu_array(lu_attend_scratch(n_kv, c->head_dim), sizeof *t.scratch);
     assert_non_null(t.out);
     assert_non_null(t.scratch);
-    t.args = (lu_attend_args){.q = t.q, .q_stride = row, .q_head_stride = c->head_dim,
-                              .n_q = c->n_q, .n_heads = c->n_heads, .pos = c->pos, .k = t.k,
-                              .v = t.v, .kv_bf16 = c->bf16, .head_dim = c->head_dim,
-                              .window = c->window, .scale = 1.0f / sqrtf((float)c->head_dim),
-                              .softcap = c->softcap, .out = t.out, .out_stride = row,
-                              .out_head_stride = c->head_dim, .scratch = t.scratch};
+    t.args = (lu_attend_args){.q = t.q,
+                              .q_stride = row,
+                              .q_head_stride = c->head_dim,
+                              .n_q = c->n_q,
+                              .n_heads = c->n_heads,
+                              .pos = c->pos,
+                              .k = t.k,
+                              .v = t.v,
+                              .kv_bf16 = c->bf16,
+                              .head_dim = c->head_dim,
+                              .window = c->window,
+                              .scale = 1.0f / sqrtf((float)c->head_dim),
+                              .softcap = c->softcap,
+                              .out = t.out,
+                              .out_stride = row,
+                              .out_head_stride = c->head_dim,
+                              .scratch = t.scratch};
     return t;
 }
 
@@ -188,7 +199,8 @@ static void softmax_sums_to_one_and_keeps_order(void **state)
         double sum = 0;
         for (int64_t i = 0; i < n; i++)
             sum += p[i];
-        assert_true(fabs(sum - 1) <= 4 * 0x1p-24); /* each term is within 2 ulp or so, signs mixed */
+        /* each term is within 2 ulp or so, signs mixed */
+        assert_true(fabs(sum - 1) <= 4 * 0x1p-24);
         assert_int_equal(ops->argmax(p, n), ops->argmax(x, n));
     }
 }
@@ -253,18 +265,20 @@ static void every_half_converts_exactly_and_back(void **state)
 }
 
 /* Each test runs once per level this machine has. */
+/* clang-format off */
 #define AT(level, test) {#test " (" #level ")", test, NULL, NULL, &ops[LU_LEVEL_##level]}
-#define AT_LEVEL(level)                                                                           \
-    {                                                                                             \
-        AT(level, attention_is_the_softmax_average_of_visible_values),                            \
-            AT(level, a_query_has_the_same_bits_in_every_batch),                                  \
-            AT(level, what_a_query_does_not_see_cannot_reach_it),                                 \
-            AT(level, softmax_sums_to_one_and_keeps_order),                                       \
-            AT(level, softmax_of_huge_and_minus_infinite_logits_is_finite),                       \
-            AT(level, argmax_takes_the_lowest_index_and_skips_nan),                               \
-            AT(level, logsumexp_of_equal_values_adds_the_log_of_their_count),                     \
-            AT(level, every_half_converts_exactly_and_back),                                      \
+#define AT_LEVEL(level)                                                    \
+    {                                                                      \
+        AT(level, attention_is_the_softmax_average_of_visible_values),     \
+        AT(level, a_query_has_the_same_bits_in_every_batch),               \
+        AT(level, what_a_query_does_not_see_cannot_reach_it),              \
+        AT(level, softmax_sums_to_one_and_keeps_order),                    \
+        AT(level, softmax_of_huge_and_minus_infinite_logits_is_finite),    \
+        AT(level, argmax_takes_the_lowest_index_and_skips_nan),            \
+        AT(level, logsumexp_of_equal_values_adds_the_log_of_their_count),  \
+        AT(level, every_half_converts_exactly_and_back),                   \
     }
+/* clang-format on */
 
 int main(void)
 {

@@ -18,18 +18,18 @@ typedef struct {
 } shape;
 
 static const shape SHAPES[] = {
-    {1, 1, 0, 64, 0, 0},       {1, 4, 100, 64, 0, 0},    {1, 1, 1000, 128, 0, 0},
-    {3, 1, 0, 1, 0, 0},        {5, 2, 61, 7, 0, 0},      {2, 3, 63, 8, 0, 0},
-    {4, 1, 64, 9, 0, 0},       {7, 1, 120, 15, 20, 0},   {16, 2, 0, 16, 0, 50},
-    {17, 1, 5, 17, 3, 0},      {33, 1, 31, 31, 64, 30},  {3, 8, 200, 80, 0, 0},
-    {9, 2, 250, 96, 128, 0},   {66, 1, 0, 128, 0, 0},    {20, 4, 40, 256, 33, 50},
-    {130, 1, 70, 64, 65, 0},   {2, 7, 510, 32, 1, 0},    {0, 1, 10, 64, 0, 0},
+    {1, 1, 0, 64, 0, 0},     {1, 4, 100, 64, 0, 0},   {1, 1, 1000, 128, 0, 0},
+    {3, 1, 0, 1, 0, 0},      {5, 2, 61, 7, 0, 0},     {2, 3, 63, 8, 0, 0},
+    {4, 1, 64, 9, 0, 0},     {7, 1, 120, 15, 20, 0},  {16, 2, 0, 16, 0, 50},
+    {17, 1, 5, 17, 3, 0},    {33, 1, 31, 31, 64, 30}, {3, 8, 200, 80, 0, 0},
+    {9, 2, 250, 96, 128, 0}, {66, 1, 0, 128, 0, 0},   {20, 4, 40, 256, 33, 50},
+    {130, 1, 70, 64, 65, 0}, {2, 7, 510, 32, 1, 0},   {0, 1, 10, 64, 0, 0},
 };
 #define N_SHAPES (sizeof SHAPES / sizeof *SHAPES)
 
 typedef struct {
-    double *k, *v;         /* [n_kv][head_dim] as the kernel reads them */
-    double *s, *p, *e;     /* [n_kv] of one query */
+    double *k, *v;     /* [n_kv][head_dim] as the kernel reads them */
+    double *s, *p, *e; /* [n_kv] of one query */
     int64_t n_kv, head_dim;
 } oracle;
 
@@ -131,12 +131,19 @@ static bool check_alone(ck *t, const lu_attend_args *a, float *out)
 static void attend_case(ck *t, const shape *s, int bf16, ck_kind kind, ck_kind v_kind)
 {
     const int64_t row = s->n_heads * s->head_dim, n_kv = s->pos + s->n_q, n = n_kv * s->head_dim;
-    oracle o = {doubles(n), doubles(n), doubles(n_kv), doubles(n_kv), doubles(n_kv), n_kv,
-                s->head_dim};
-    lu_attend_args a = {.q_stride = row, .q_head_stride = s->head_dim, .n_q = s->n_q,
-                        .n_heads = s->n_heads, .pos = s->pos, .kv_bf16 = bf16,
-                        .head_dim = s->head_dim, .window = s->window, .softcap = s->softcap,
-                        .scale = 1 / sqrtf((float)s->head_dim), .out_stride = row,
+    oracle o = {doubles(n),    doubles(n), doubles(n_kv), doubles(n_kv),
+                doubles(n_kv), n_kv,       s->head_dim};
+    lu_attend_args a = {.q_stride = row,
+                        .q_head_stride = s->head_dim,
+                        .n_q = s->n_q,
+                        .n_heads = s->n_heads,
+                        .pos = s->pos,
+                        .kv_bf16 = bf16,
+                        .head_dim = s->head_dim,
+                        .window = s->window,
+                        .softcap = s->softcap,
+                        .scale = 1 / sqrtf((float)s->head_dim),
+                        .out_stride = row,
                         .out_head_stride = s->head_dim};
     a.q = ck_input(t, s->n_q * row, kind);
     ck_freeze(t, a.q);
@@ -165,10 +172,11 @@ void ck_check_attend(ck *t)
         for (int bf16 = 0; bf16 < 2; bf16++)
             for (int kind = 0; kind < CK_N_KINDS; kind++) {
                 const shape *s = &SHAPES[i];
-                ck_case(t, "n_q %lld, heads %lld, pos %lld, head_dim %lld, window %lld, cap %g, %s, %s",
-                        (long long)s->n_q, (long long)s->n_heads, (long long)s->pos,
-                        (long long)s->head_dim, (long long)s->window, (double)s->softcap,
-                        bf16 ? "bf16" : "f32", ck_kind_name((ck_kind)kind));
+                ck_case(
+                    t, "n_q %lld, heads %lld, pos %lld, head_dim %lld, window %lld, cap %g, %s, %s",
+                    (long long)s->n_q, (long long)s->n_heads, (long long)s->pos,
+                    (long long)s->head_dim, (long long)s->window, (double)s->softcap,
+                    bf16 ? "bf16" : "f32", ck_kind_name((ck_kind)kind));
                 attend_case(t, s, bf16, kind >= CK_LARGE ? CK_GAUSS : (ck_kind)kind, (ck_kind)kind);
                 if (!ck_end_case(t))
                     return;

@@ -43,8 +43,8 @@ static float awkward(ck *t, int64_t i)
     const uint32_t u = (uint32_t)ck_random(t);
     switch (i % 5) {
     case 4: return lu_f32_from_bits(SPECIAL[u % (sizeof SPECIAL / sizeof *SPECIAL)]);
-    case 1: return lu_f32_from_bits((u & 0xffff0000u) | 0x8000u);              /* tie of bf16 */
-    case 2: return ldexpf((float)(u % 4096) + 0.5f, (int)(u >> 27) - 26);      /* ties of fp16 */
+    case 1: return lu_f32_from_bits((u & 0xffff0000u) | 0x8000u);         /* tie of bf16 */
+    case 2: return ldexpf((float)(u % 4096) + 0.5f, (int)(u >> 27) - 26); /* ties of fp16 */
     case 3: return ldexpf(ck_gauss(t), u % 2 ? 15 : -20);
     default: return lu_f32_from_bits(u);
     }

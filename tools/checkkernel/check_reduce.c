@@ -87,7 +87,8 @@ void ck_check_argmax(ck *t)
         for (int kind = 0; kind < 2 * CK_N_KINDS; kind++) {
             const bool ties = kind >= CK_N_KINDS;
             const ck_kind k = (ck_kind)(kind % CK_N_KINDS);
-            ck_case(t, "n %lld, %s%s", (long long)*n, ck_kind_name(k), ties ? ", ties and NaN" : "");
+            ck_case(t, "n %lld, %s%s", (long long)*n, ck_kind_name(k),
+                    ties ? ", ties and NaN" : "");
             float *x = ck_input(t, *n, k);
             for (int64_t i = 0; i < *n && ties; i++)
                 x[i] = ck_random(t) % 8 == 0 ? NAN : truncf(x[i]);

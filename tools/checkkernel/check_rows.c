@@ -88,7 +88,8 @@ void ck_check_rope(ck *t)
 }
 
 /* a sigmoid(s) up: exp 4u (in the numerator or in 1 + e, not both beyond that), product, sum,
-   quotient, product; an error ds of s shifts the logarithm of the result by |ds| (1 - sigmoid(s)) */
+   quotient, product; an error ds of s shifts the logarithm of the result by |ds| (1 - sigmoid(s))
+ */
 static bool check_gated(ck *t, int64_t i, float got, double gate, double s, double up,
                         double s_error)
 {
@@ -96,8 +97,8 @@ static bool check_gated(ck *t, int64_t i, float got, double gate, double s, doub
     const double slope = s < 0 ? 1 / (1 + exp(s)) : exp(-s) / (1 + exp(-s));
     const double want = gate * sigmoid * up;
     const double drift = isfinite(s) && slope > 0 ? s_error * fabs(s) * slope : 0;
-    const double bound = fabs(want) * (10 * CK_U + drift) +
-                         4 * CK_TINY * (fabs(gate) + 1) * (fabs(up) + 1);
+    const double bound =
+        fabs(want) * (10 * CK_U + drift) + 4 * CK_TINY * (fabs(gate) + 1) * (fabs(up) + 1);
     return ck_close(t, "y", i, got, want, bound);
 }
 

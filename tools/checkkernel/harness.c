@@ -47,10 +47,11 @@ void ck_fail(ck *t, const char *fmt, ...)
 }
 
 /* map: [guard page][... pages ...][guard page]; data ends or starts at a guard page */
-static ck_operand *new_operand(ck *t, size_t bytes)
+static ck_operand *new_operand(ck *t, size_t bytes, size_t alignment)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    const size_t inner = (bytes + page) / page * page; /* at least one byte of pattern */
+    const size_t room = (bytes + alignment - 1) / alignment * alignment;
+    const size_t inner = (room + page) / page * page; /* at least one byte of pattern */
     if (t->n_operands == CK_MAX_OPERANDS)
         die("too many operands");
     ck_operand *o = &t->operands[t->n_operands++];
@@ -60,7 +61,7 @@ static ck_operand *new_operand(ck *t, size_t bytes)
         mprotect(o->map + page + inner, page, PROT_NONE))
         die("mmap");
     o->bytes = bytes;
-    o->data = t->side == CK_END ? o->map + page + inner - bytes : o->map + page;
+    o->data = t->side == CK_END ? o->map + page + inner - room : o->map + page;
     memset(o->map + page, PATTERN, inner);
     memset(o->data, 0xff, bytes);
     return o;
@@ -87,7 +88,8 @@ bool ck_end_case(ck *t)
     return !t->report->failed;
 }
 
-void *ck_output(ck *t, size_t bytes) { return new_operand(t, bytes)->data; }
+void *ck_output(ck *t, size_t bytes) { return new_operand(t, bytes, 1)->data; }
+void *ck_aligned(ck *t, size_t bytes) { return new_operand(t, bytes, 64)->data; }
 
 void ck_freeze(ck *t, const void *p)
 {
@@ -125,13 +127,18 @@ static float draw(ck *t, ck_kind kind)
     }
 }
 
-float *ck_input(ck *t, int64_t n, ck_kind kind)
+void ck_fill(ck *t, float *x, int64_t n, ck_kind kind)
 {
-    float *x = ck_output(t, (size_t)n * sizeof *x);
     for (int64_t i = 0; i < n; i++)
         x[i] = draw(t, kind);
     if (kind == CK_ONE_HOT && n > 0)
         x[ck_random(t) % (uint64_t)n] = 1;
+}
+
+float *ck_input(ck *t, int64_t n, ck_kind kind)
+{
+    float *x = ck_output(t, (size_t)n * sizeof *x);
+    ck_fill(t, x, n, kind);
     return x;
 }
 
@@ -144,7 +151,7 @@ float *ck_copy(ck *t, const float *x, int64_t n)
 
 const char *ck_kind_name(ck_kind kind)
 {
-    static const char *const names[CK_N_KINDS] = {"gauss", "heavy", "zero",
+    static const char *const names[CK_N_KINDS] = {"gauss",   "heavy", "zero",
                                                   "one-hot", "large", "tiny"};
     return names[kind];
 }
@@ -172,23 +179,38 @@ bool ck_same(ck *t, const char *what, int64_t i, uint32_t got, uint32_t want)
     return got == want;
 }
 
-static void child(const ck_op *op, const lu_ops *ops, lu_level level, uint64_t seed, ck_report *r)
+ck_subject ck_subject_of(lu_level level)
+{
+    ck_subject s = {.level = level,
+                    .linear_pack = lu_linear_pack,
+                    .linear_run = lu_linear_run,
+                    .encode_row = lu_encoder_row};
+    lu_ops_fill(&s.ops, level);
+    return s;
+}
+
+static void child(const ck_op *op, const ck_subject *subject, uint64_t seed, ck_report *r)
 {
     static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         signal(signals[i], SIG_DFL); /* sanitizers would print a page each */
     alarm(TIME_LIMIT);
     for (int side = 0; side < CK_N_SIDES && !r->failed; side++) {
-        ck t = {.ops = ops, .level = level, .side = (ck_side)side, .rng = seed, .report = r};
+        ck t = {.subject = subject,
+                .ops = &subject->ops,
+                .level = subject->level,
+                .side = (ck_side)side,
+                .rng = seed,
+                .report = r};
         op->check(&t);
     }
     _exit(0);
 }
 
-void ck_run(const ck_op *op, const lu_ops *ops, lu_level level, uint64_t seed, ck_report *out)
+void ck_run(const ck_op *op, const ck_subject *subject, uint64_t seed, ck_report *out)
 {
-    ck_report *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
-                             MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    ck_report *shared =
+        mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED)
         die("mmap");
     fflush(NULL);
@@ -196,7 +218,7 @@ void ck_run(const ck_op *op, const lu_ops *ops, lu_level level, uint64_t seed, c
     if (pid < 0)
         die("fork");
     if (pid == 0)
-        child(op, ops, level, seed, shared);
+        child(op, subject, seed, shared);
     int status = 0;
     if (waitpid(pid, &status, 0) != pid)
         die("waitpid");

@@ -62,13 +62,12 @@ static void print_result(const options *o, const ck_op *op, lu_level level, cons
 static int check_level(const options *o, lu_level level, int *n_run)
 {
     int n_failed = 0;
-    lu_ops ops;
-    lu_ops_fill(&ops, level);
+    const ck_subject subject = ck_subject_of(level);
     for (const ck_op *op = ck_op_list; op->name; op++) {
         ck_report r;
         if (o->op && !strstr(op->name, o->op))
             continue;
-        ck_run(op, &ops, level, o->seed, &r);
+        ck_run(op, &subject, o->seed, &r);
         print_result(o, op, level, &r);
         n_failed += r.failed;
         ++*n_run;

@@ -123,8 +123,8 @@ static void bf16_widens_to_the_wrong_place(float *y, const uint16_t *x, int64_t 
         y[i] = lu_bf16_to_f32(x[i ^ (n > 64 && (i ^ 1) < n)]);
 }
 
-static void rmsnorm_forgets_the_offset(float *y, const float *x, const float *w, int64_t n, float eps,
-                                       float w_offset)
+static void rmsnorm_forgets_the_offset(float *y, const float *x, const float *w, int64_t n,
+                                       float eps, float w_offset)
 {
     (void)w_offset;
     good.rmsnorm(y, x, w, n, eps, 0);
@@ -158,8 +158,8 @@ static void rope_turns_backwards(float *x, const float *c, const float *s, int64
     good.rope(x, c, minus, n_heads, head_dim);
 }
 
-static void rope_turns_the_first_head_only(float *x, const float *c, const float *s, int64_t n_heads,
-                                           int64_t head_dim)
+static void rope_turns_the_first_head_only(float *x, const float *c, const float *s,
+                                           int64_t n_heads, int64_t head_dim)
 {
     good.rope(x, c, s, n_heads > 1 ? 1 : n_heads, head_dim);
 }
@@ -261,12 +261,136 @@ static void attend_weights_are_bf16(const lu_attend_args *a)
         }
 }
 
+static void linear_uses_the_first_scale_for_the_last_group(lu_linear *l, const lu_weight *w,
+                                                           int64_t unit0, int64_t unit1)
+{
+    static uint8_t scales[1 << 16];
+    const int64_t groups = w->bits && w->group_size ? w->k / w->group_size : 1;
+    const size_t size = w->bits ? lutra_dtype_bytes(w->scale_dtype) : 0;
+    lu_weight b = *w;
+    if (size && (size_t)(w->n * groups) * size <= sizeof scales) {
+        memcpy(scales, w->scales, (size_t)(w->n * groups) * size);
+        for (int64_t r = 0; r < w->n; r++)
+            memcpy(scales + (size_t)(r * groups + groups - 1) * size,
+                   (const uint8_t *)w->scales + (size_t)(r * groups) * size, size);
+        b.scales = scales;
+    }
+    lu_linear_pack(l, &b, unit0, unit1);
+}
+
+static void linear_forgets_the_zero_points(lu_linear *l, const lu_weight *w, int64_t unit0,
+                                           int64_t unit1)
+{
+    static const uint8_t none[1 << 16];
+    lu_weight b = *w;
+    if (b.zeros)
+        b.zeros = none;
+    lu_linear_pack(l, &b, unit0, unit1);
+}
+
+static void linear_does_not_pack_the_last_unit(lu_linear *l, const lu_weight *w, int64_t unit0,
+                                               int64_t unit1)
+{
+    lu_linear_pack(l, w, unit0, unit1 == l->n_units && unit1 > 1 ? unit1 - 1 : unit1);
+}
+
+static void linear_depends_on_the_batch(const lu_linear *l, const void *x, int64_t ldx, int64_t M,
+                                        float *y, int64_t ldy, int64_t unit0, int64_t unit1,
+                                        void *scratch)
+{
+    lu_linear_run(l, x, ldx, M, y, ldy, unit0, unit1, scratch);
+    if (M >= 8 && unit0 < unit1)
+        y[unit0 * l->unit_rows] = nextafterf(y[unit0 * l->unit_rows], INFINITY);
+}
+
+static void linear_skips_the_last_column(const lu_linear *l, const void *x, int64_t ldx, int64_t M,
+                                         float *y, int64_t ldy, int64_t unit0, int64_t unit1,
+                                         void *scratch)
+{
+    const uint32_t poison = UINT32_MAX;
+    lu_linear_run(l, x, ldx, M, y, ldy, unit0, unit1, scratch);
+    if (unit1 == l->n_units && l->n % 2)
+        for (int64_t m = 0; m < M; m++)
+            memcpy(&y[m * ldy + l->n - 1], &poison, sizeof poison);
+}
+
+static void linear_writes_whole_tiles(const lu_linear *l, const void *x, int64_t ldx, int64_t M,
+                                      float *y, int64_t ldy, int64_t unit0, int64_t unit1,
+                                      void *scratch)
+{
+    lu_linear_run(l, x, ldx, M, y, ldy, unit0, unit1, scratch);
+    for (int64_t m = 0; m + 1 < M; m++)
+        for (int64_t n = l->n; n < ldy; n++)
+            y[m * ldy + n] = 0;
+}
+
+static void linear_forgets_the_bias(const lu_linear *l, const void *x, int64_t ldx, int64_t M,
+                                    float *y, int64_t ldy, int64_t unit0, int64_t unit1,
+                                    void *scratch)
+{
+    lu_linear b = *l;
+    b.bias = NULL;
+    lu_linear_run(&b, x, ldx, M, y, ldy, unit0, unit1, scratch);
+}
+
+static void linear_results_are_bf16(const lu_linear *l, const void *x, int64_t ldx, int64_t M,
+                                    float *y, int64_t ldy, int64_t unit0, int64_t unit1,
+                                    void *scratch)
+{
+    lu_linear_run(l, x, ldx, M, y, ldy, unit0, unit1, scratch);
+    for (int64_t n = unit0 * l->unit_rows; n < l->n && n < unit1 * l->unit_rows; n++)
+        for (int64_t m = 0; m < M; m++)
+            y[m * ldy + n] = lu_bf16_to_f32(lu_f32_to_bf16(y[m * ldy + n]));
+}
+
+static void linear_reads_past_x(const lu_linear *l, const void *x, int64_t ldx, int64_t M, float *y,
+                                int64_t ldy, int64_t unit0, int64_t unit1, void *scratch)
+{
+    const int64_t n = (M - 1) * ldx + l->k;
+    (void)*((const volatile uint16_t *)x + (l->act == LUTRA_BF16 ? n : 2 * n));
+    lu_linear_run(l, x, ldx, M, y, ldy, unit0, unit1, scratch);
+}
+
+static int64_t encode_changes_the_last_code(const lu_encoder *e, lu_encode_row_args *a)
+{
+    const int64_t bad = lu_encoder_row(e, a);
+    a->codes[lutra_format_row_bytes(&e->format, a->k) - 1] ^= 1u;
+    return bad;
+}
+
+static int64_t encode_writes_past_the_codes(const lu_encoder *e, lu_encode_row_args *a)
+{
+    const int64_t bad = lu_encoder_row(e, a);
+    ((volatile uint8_t *)a->codes)[lutra_format_row_bytes(&e->format, a->k)] = 0;
+    return bad;
+}
+
+static int64_t encode_accepts_nan(const lu_encoder *e, lu_encode_row_args *a)
+{
+    lu_encoder_row(e, a);
+    return -1;
+}
+
+static int64_t encode_misses_noise(const lu_encoder *e, lu_encode_row_args *a)
+{
+    const int64_t bad = lu_encoder_row(e, a);
+    a->noise *= 1 - 1e-6;
+    return bad;
+}
+
 typedef struct {
     const char *name, *op;
-    lu_ops broken; /* only the slot that is wrong */
+    ck_subject broken; /* only the kernel that is wrong is set */
 } fault;
 
-#define FAULT(op, kernel) {#kernel, #op, {.op = kernel}}
+#define FAULT(op_name, kernel)                       \
+    {                                                \
+#kernel, #op_name, { .ops.op_name = kernel } \
+    }
+#define FAULT_IN(op_name, member, kernel)       \
+    {                                           \
+#kernel, #op_name, { .member = kernel } \
+    }
 static const fault FAULTS[] = {
     FAULT(silu_mul, silu_leaves_the_last_element),
     FAULT(silu_mul, silu_overflows),
@@ -303,21 +427,39 @@ static const fault FAULTS[] = {
     FAULT(attend, attend_reads_past_the_keys),
     FAULT(attend, attend_overruns_its_scratch),
     FAULT(attend, attend_weights_are_bf16),
+    FAULT_IN(linear, linear_pack, linear_uses_the_first_scale_for_the_last_group),
+    FAULT_IN(linear, linear_pack, linear_forgets_the_zero_points),
+    FAULT_IN(linear, linear_pack, linear_does_not_pack_the_last_unit),
+    FAULT_IN(linear, linear_run, linear_depends_on_the_batch),
+    FAULT_IN(linear, linear_run, linear_skips_the_last_column),
+    FAULT_IN(linear, linear_run, linear_writes_whole_tiles),
+    FAULT_IN(linear, linear_run, linear_forgets_the_bias),
+    FAULT_IN(linear, linear_run, linear_results_are_bf16),
+    FAULT_IN(linear, linear_run, linear_reads_past_x),
+    FAULT_IN(encode, encode_row, encode_changes_the_last_code),
+    FAULT_IN(encode, encode_row, encode_writes_past_the_codes),
+    FAULT_IN(encode, encode_row, encode_accepts_nan),
+    FAULT_IN(encode, encode_row, encode_misses_noise),
 };
 #define N_FAULTS (sizeof FAULTS / sizeof *FAULTS)
 
-/* The good table with the broken slot over it; a slot not set in `broken` is NULL. */
-static lu_ops plant(const lu_ops *broken)
+/* The good kernels with the broken one over them; what is not set in `broken` is NULL. */
+static ck_subject plant(const ck_subject *broken)
 {
-    lu_ops ops = good;
-#define TAKE(name, args)                                                                          \
-    if (broken->name)                                                                             \
-        ops.name = broken->name;
-    LU_OPS_LIST(TAKE)
-    TAKE(logsumexp, )
-    TAKE(argmax, )
+    ck_subject s = ck_subject_of(LU_LEVEL_REF);
+#define TAKE(member)    \
+    if (broken->member) \
+        s.member = broken->member;
+#define TAKE_OP(name, args) TAKE(ops.name)
+    LU_OPS_LIST(TAKE_OP)
+    TAKE(ops.logsumexp)
+    TAKE(ops.argmax)
+    TAKE(linear_pack)
+    TAKE(linear_run)
+    TAKE(encode_row)
 #undef TAKE
-    return ops;
+#undef TAKE_OP
+    return s;
 }
 
 static const ck_op *find(const char *name)
@@ -333,10 +475,10 @@ int main(void)
     int missed = 0;
     lu_ops_fill(&good, LU_LEVEL_REF);
     for (size_t i = 0; i < N_FAULTS; i++) {
-        const lu_ops ops = plant(&FAULTS[i].broken);
+        const ck_subject subject = plant(&FAULTS[i].broken);
         ck_report r;
-        ck_run(find(FAULTS[i].op), &ops, LU_LEVEL_REF, 1, &r);
-        printf("%-7s %-40s %s: %s\n", r.failed ? "caught" : "MISSED", FAULTS[i].name,
+        ck_run(find(FAULTS[i].op), &subject, 1, &r);
+        printf("%-7s %-47s %s: %s\n", r.failed ? "caught" : "MISSED", FAULTS[i].name,
                r.failed ? r.at : "", r.failed ? r.message : "");
         missed += !r.failed;
     }

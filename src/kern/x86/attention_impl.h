@@ -1,5 +1,5 @@
 /* attention_impl.h - blocked streaming attention on vectors. Included once by each level's
-   *_attention.c after its vector header, so everything here is static.
+   *_attention.c, so everything here is static.
 
    A row is one (query, head); rows are ordered heads first, so rows of a tile mostly see the same
    keys. For every block of 64 rows, for every block of 64 keys: the keys are transposed once
@@ -10,6 +10,13 @@
    at absolute positions; a key a row does not see is masked before the maximum and, where rows of
    a tile differ in what they see, values are added row by row. So a query's bits are the same in
    every batch, and non-finite values at positions it does not see do not reach it. */
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "kern/attend_scratch.h"
+#include "kern/levels.h"
+#include "kern/x86/vec_math.h"
 
 #define ROWS LU_ATTEND_ROWS
 #define KEYS LU_ATTEND_KEYS
@@ -65,29 +72,48 @@ static const float *query(const attention *t, int64_t row)
     return t->a->q + row % t->n_heads * t->a->q_head_stride + row / t->n_heads * t->a->q_stride;
 }
 
-ALWAYS_INLINE vec load_kv(const attention *t, const void *kv, int64_t index, int64_t n)
+static int64_t at_most_lanes(int64_t n) { return n < LANES ? n : LANES; }
+
+/* LANES keys from position `first` on, of which [lo, hi) are seen, to column j of t->keys. */
+static void transpose_float(const attention *t, int64_t first, int64_t j, int64_t lo, int64_t hi)
 {
-    return t->a->kv_bf16 ? v_load_bf16_n((const uint16_t *)kv + index, n)
-                         : v_load_n((const float *)kv + index, n);
+    const int64_t head_dim = t->a->head_dim;
+    for (int64_t d = 0; d < head_dim; d += LANES) {
+        const int64_t n = at_most_lanes(head_dim - d);
+        const float *k = (const float *)t->a->k + first * head_dim + d;
+        vec rows[LANES];
+        for (int64_t l = 0; l < LANES; l++)
+            rows[l] = l >= lo && l < hi ? v_load_n(k + l * head_dim, n) : v_set1(0);
+        v_transpose(rows);
+        for (int64_t l = 0; l < n; l++)
+            v_store(t->keys + (d + l) * KEYS + j, rows[l]);
+    }
 }
 
-static int64_t at_most_lanes(int64_t n) { return n < LANES ? n : LANES; }
+/* The same for bf16: pairs of columns travel as one 32-bit lane and part after the transpose. */
+static void transpose_bf16(const attention *t, int64_t first, int64_t j, int64_t lo, int64_t hi)
+{
+    const int64_t head_dim = t->a->head_dim;
+    for (int64_t d = 0; d < head_dim; d += 2 * LANES) {
+        const int64_t n = head_dim - d < 2 * LANES ? head_dim - d : 2 * LANES;
+        const uint16_t *k = (const uint16_t *)t->a->k + first * head_dim + d;
+        vec rows[LANES];
+        for (int64_t l = 0; l < LANES; l++)
+            rows[l] = l >= lo && l < hi ? v_load_pairs_n(k + l * head_dim, n) : v_set1(0);
+        v_transpose(rows);
+        for (int64_t l = 0; l < n; l++)
+            v_store(t->keys + (d + l) * KEYS + j,
+                    l % 2 ? v_second_of_pairs(rows[l / 2]) : v_first_of_pairs(rows[l / 2]));
+    }
+}
 
 static void transpose_keys(const attention *t, int64_t block, key_range r)
 {
-    const int64_t head_dim = t->a->head_dim;
     for (int64_t j = 0; j < KEYS; j += LANES)
-        for (int64_t d = 0; d < head_dim; d += LANES) {
-            const int64_t n = at_most_lanes(head_dim - d);
-            vec rows[LANES];
-            for (int64_t l = 0; l < LANES; l++) {
-                const bool seen = j + l >= r.lo && j + l < r.hi;
-                rows[l] = seen ? load_kv(t, t->a->k, (block + j + l) * head_dim + d, n) : v_set1(0);
-            }
-            v_transpose(rows);
-            for (int64_t l = 0; l < n; l++)
-                v_store(t->keys + (d + l) * KEYS + j, rows[l]);
-        }
+        if (t->a->kv_bf16)
+            transpose_bf16(t, block + j, j, r.lo - j, r.hi - j);
+        else
+            transpose_float(t, block + j, j, r.lo - j, r.hi - j);
 }
 
 static void take_values(attention *t, int64_t block, key_range r)
@@ -103,7 +129,10 @@ static void take_values(attention *t, int64_t block, key_range r)
     for (int64_t j = r.lo; j < r.hi; j++)
         for (int64_t d = 0; d < head_dim; d += LANES) {
             const int64_t n = at_most_lanes(head_dim - d);
-            v_store(t->values + j * t->dim + d, load_kv(t, t->a->v, (block + j) * head_dim + d, n));
+            const int64_t from = (block + j) * head_dim + d;
+            v_store(t->values + j * t->dim + d,
+                    t->a->kv_bf16 ? v_load_bf16_n((const uint16_t *)t->a->v + from, n)
+                                  : v_load_n((const float *)t->a->v + from, n));
         }
 }
 

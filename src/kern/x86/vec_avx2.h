@@ -99,6 +99,27 @@ static inline vec v_load_bf16_n(const uint16_t *p, int64_t n)
     return _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
 }
 
+/* n <= 2 LANES bf16 as raw pairs, and the two values of each pair */
+static inline vec v_load_pairs_n(const uint16_t *p, int64_t n)
+{
+    if (n == 2 * LANES)
+        return _mm256_loadu_ps((const float *)p);
+    uint16_t t[2 * LANES] = {0};
+    memcpy(t, p, (size_t)n * sizeof *p);
+    return _mm256_loadu_ps((const float *)t);
+}
+
+static inline vec v_first_of_pairs(vec x)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 16));
+}
+
+static inline vec v_second_of_pairs(vec x)
+{
+    const __m256i high = _mm256_set1_epi32((int)0xffff0000u);
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(x), high));
+}
+
 static inline vec v_load_f16_n(const uint16_t *p, int64_t n)
 {
     return _mm256_cvtph_ps(load_halves(p, n));
@@ -123,7 +144,12 @@ static inline void v_store_f16_n(uint16_t *p, vec x, int64_t n)
 /* Lanes outside [lo, hi) become fill. */
 static inline vec v_outside_to(vec x, int64_t lo, int64_t hi, float fill)
 {
-    const int64_t l = lo < 0 ? 0 : lo > LANES ? LANES : lo, h = hi < l ? l : hi > LANES ? LANES : hi;
+    const int64_t l = lo < 0       ? 0
+                      : lo > LANES ? LANES
+                                   : lo,
+                  h = hi < l       ? l
+                      : hi > LANES ? LANES
+                                   : hi;
     const vec keep = _mm256_castsi256_ps(_mm256_andnot_si256(v_first(l), v_first(h)));
     return _mm256_blendv_ps(_mm256_set1_ps(fill), x, keep);
 }

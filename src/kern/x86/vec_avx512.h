@@ -48,13 +48,36 @@ static inline __mmask16 v_first(int64_t n) { return (__mmask16)((1u << n) - 1); 
 
 static inline vec v_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void v_store(float *p, vec x) { _mm512_storeu_ps(p, x); }
-static inline vec v_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(v_first(n), p); }
-static inline void v_store_n(float *p, vec x, int64_t n) { _mm512_mask_storeu_ps(p, v_first(n), x); }
+static inline vec v_load_n(const float *p, int64_t n)
+{
+    return _mm512_maskz_loadu_ps(v_first(n), p);
+}
+static inline void v_store_n(float *p, vec x, int64_t n)
+{
+    _mm512_mask_storeu_ps(p, v_first(n), x);
+}
 
 static inline vec v_load_bf16_n(const uint16_t *p, int64_t n)
 {
     const __m512i u = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(v_first(n), p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
+}
+
+/* n <= 2 LANES bf16 as raw pairs, and the two values of each pair */
+static inline vec v_load_pairs_n(const uint16_t *p, int64_t n)
+{
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1), p));
+}
+
+static inline vec v_first_of_pairs(vec x)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 16));
+}
+
+static inline vec v_second_of_pairs(vec x)
+{
+    const __m512i high = _mm512_set1_epi32((int)0xffff0000u);
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), high));
 }
 
 static inline vec v_load_f16_n(const uint16_t *p, int64_t n)
@@ -82,7 +105,12 @@ static inline void v_store_f16_n(uint16_t *p, vec x, int64_t n)
 /* Lanes outside [lo, hi) become fill. */
 static inline vec v_outside_to(vec x, int64_t lo, int64_t hi, float fill)
 {
-    const int64_t l = lo < 0 ? 0 : lo > LANES ? LANES : lo, h = hi < l ? l : hi > LANES ? LANES : hi;
+    const int64_t l = lo < 0       ? 0
+                      : lo > LANES ? LANES
+                                   : lo,
+                  h = hi < l       ? l
+                      : hi > LANES ? LANES
+                                   : hi;
     const __mmask16 keep = (__mmask16)(((1u << h) - 1) & ~((1u << l) - 1));
     return _mm512_mask_blend_ps(keep, _mm512_set1_ps(fill), x);
 }
