@@ -1,6 +1,7 @@
 /* product.c - matrix products of a pass. Decoding one token is bound by reading weights and by the
-   threads meeting between loops, so linears that share their input run as one loop over the units of
-   all of them: q|k|v, gate|up, and the experts of a layer. A unit writes its own columns only. */
+   threads meeting between loops, so linears that share their input run as one loop over the units
+   of all of them: q|k|v, gate|up, and the experts of a layer. A unit writes its own columns only.
+ */
 #include "base/context.h"
 #include "model/step.h"
 
@@ -21,8 +22,8 @@ static void run_units(void *arg, int64_t begin, int64_t end, int worker)
     void *scratch = job->f->scratch + (size_t)worker * job->f->scratch_bytes;
     for (int64_t i = 0; i < job->n; i++) {
         const lu_product *p = &job->products[i];
-        const int64_t first = p->first_unit, last = first + (p->rows ? p->linear->n_units : 0);
-        if (begin >= last || end <= first)
+        const int64_t first = p->first_unit, last = first + p->linear->n_units;
+        if (!p->rows || begin >= last || end <= first)
             continue;
         const int64_t u0 = begin > first ? begin - first : 0;
         const int64_t u1 = (end < last ? end : last) - first;
