@@ -208,17 +208,24 @@ static void print_summary(const cli_call *call, const settings *s, const char *s
 
 /* --- the command ---------------------------------------------------------------------------- */
 
+/* What the library calls a wish has an option's name here. */
+static const struct {
+    const char *wish, *hint;
+} hints[] = {
+    {"overwrite", " (--overwrite replaces it)"},
+    {"restart", " (--restart throws that work away)"},
+};
+
 static int report_failure(cli_call *call, lutra_err *err)
 {
-    const char *out = call->operands[1];
-    if (err->status == LUTRA_E_CANCELLED) {
-        lu_fail(
-            err, LUTRA_E_CANCELLED,
-            "stopped; the work so far is in %.300s.partial: the same command goes on from there",
-            out);
-    } else if (err->status == LUTRA_E_EXISTS && !strstr(err->msg, "overwrite")) {
+    if (err->status == LUTRA_E_CANCELLED)
+        lu_fail(err, LUTRA_E_CANCELLED,
+                "stopped; the work so far is in %.300s.partial: the same command goes on from there",
+                call->operands[1]);
+    for (size_t i = 0; err->status == LUTRA_E_EXISTS && i < sizeof hints / sizeof *hints; i++) {
         const size_t n = strlen(err->msg);
-        snprintf(err->msg + n, sizeof err->msg - n, " (--overwrite replaces it)");
+        if (strstr(err->msg, hints[i].wish))
+            snprintf(err->msg + n, sizeof err->msg - n, "%s", hints[i].hint);
     }
     return cli_fail(call, err);
 }
