@@ -22,8 +22,8 @@ static bool is_end(const lu_model_config *c, int32_t id)
     return false;
 }
 
-static lutra_status decode(lutra_session *s, const lutra_generation *g, lutra_sampler *sampler, int64_t limit,
-                           lutra_generation_result *r, lutra_err *err)
+static lutra_status decode(lutra_session *s, const lutra_generation *g, lutra_sampler *sampler,
+                           int64_t limit, lutra_generation_result *r, lutra_err *err)
 {
     r->finish = LUTRA_FINISH_LENGTH;
     while (r->n_new < limit) {
@@ -44,8 +44,9 @@ static lutra_status decode(lutra_session *s, const lutra_generation *g, lutra_sa
     return LUTRA_OK;
 }
 
-static lutra_status run(lutra_session *s, const int32_t *prompt, int64_t n, const lutra_generation *g,
-                        lutra_sampler *sampler, lutra_generation_result *r, lutra_err *err)
+static lutra_status run(lutra_session *s, const int32_t *prompt, int64_t n,
+                        const lutra_generation *g, lutra_sampler *sampler,
+                        lutra_generation_result *r, lutra_err *err)
 {
     const double start = lu_seconds();
     LU_TRY(lutra_session_feed(s, prompt, n, false, s->logits, err));
@@ -61,8 +62,8 @@ static lutra_status run(lutra_session *s, const int32_t *prompt, int64_t n, cons
     return LUTRA_OK;
 }
 
-lutra_status lutra_generate(lutra_session *s, const int32_t *prompt, int64_t n, const lutra_generation *g,
-                            lutra_generation_result *out, lutra_err *err)
+lutra_status lutra_generate(lutra_session *s, const int32_t *prompt, int64_t n,
+                            const lutra_generation *g, lutra_generation_result *out, lutra_err *err)
 {
     lutra_generation opts;
     lutra_generation_result result = {.n_prompt = 0};
@@ -71,7 +72,8 @@ lutra_status lutra_generate(lutra_session *s, const int32_t *prompt, int64_t n, 
     if (g)
         memcpy(&opts, g, g->size < sizeof opts ? g->size : sizeof opts);
     if (opts.max_tokens < 0)
-        return lu_fail(err, LUTRA_E_ARG, "max_tokens is %" PRId64 ", expected 0 (no limit) or more", opts.max_tokens);
+        return lu_fail(err, LUTRA_E_ARG, "max_tokens is %" PRId64 ", expected 0 (no limit) or more",
+                       opts.max_tokens);
     LU_TRY(lutra_sampler_open(&opts.sampling, s->model->config.vocab_size, &sampler, err));
     const lutra_status status = run(s, prompt, n, &opts, sampler, &result, err);
     lutra_sampler_close(sampler);

@@ -1,5 +1,5 @@
-/* random.h - the sampler's random numbers: xoshiro256** (Blackman & Vigna 2018), its state filled by
-   splitmix64 from a seed. The same seed gives the same numbers on every machine. */
+/* random.h - the sampler's random numbers: xoshiro256** (Blackman & Vigna 2018), its state filled
+   by splitmix64 from a seed. The same seed gives the same numbers on every machine. */
 #ifndef LU_ENGINE_RANDOM_H
 #define LU_ENGINE_RANDOM_H
 
@@ -39,6 +39,9 @@ static inline uint64_t lu_random_next(lu_random *r)
 }
 
 /* Uniform in [0, 1): the upper 53 bits. */
-static inline double lu_random_unit(lu_random *r) { return (double)(lu_random_next(r) >> 11) * 0x1p-53; }
+static inline double lu_random_unit(lu_random *r)
+{
+    return (double)(lu_random_next(r) >> 11) * 0x1p-53;
+}
 
 #endif

@@ -43,20 +43,24 @@ void lutra_sampling_init(lutra_sampling *p)
 static lutra_status check(const lutra_sampling *p, lutra_err *err)
 {
     if (!(p->temperature >= 0.0f && p->temperature <= 1e4f))
-        return lu_fail(err, LUTRA_E_ARG, "temperature is %g, expected 0 to 10000", (double)p->temperature);
+        return lu_fail(err, LUTRA_E_ARG, "temperature is %g, expected 0 to 10000",
+                       (double)p->temperature);
     if (p->top_k < 0)
         return lu_fail(err, LUTRA_E_ARG, "top_k is %d, expected 0 (off) or more", p->top_k);
     if (!(p->top_p > 0.0f && p->top_p <= 1.0f))
-        return lu_fail(err, LUTRA_E_ARG, "top_p is %g, expected above 0 and at most 1", (double)p->top_p);
+        return lu_fail(err, LUTRA_E_ARG, "top_p is %g, expected above 0 and at most 1",
+                       (double)p->top_p);
     if (!(p->min_p >= 0.0f && p->min_p <= 1.0f))
         return lu_fail(err, LUTRA_E_ARG, "min_p is %g, expected 0 to 1", (double)p->min_p);
     if (!(p->repetition_penalty > 0.0f && p->repetition_penalty <= 1e4f))
-        return lu_fail(err, LUTRA_E_ARG, "repetition_penalty is %g, expected above 0 and at most 10000",
+        return lu_fail(err, LUTRA_E_ARG,
+                       "repetition_penalty is %g, expected above 0 and at most 10000",
                        (double)p->repetition_penalty);
     return LUTRA_OK;
 }
 
-lutra_status lutra_sampler_open(const lutra_sampling *p, int64_t vocab_size, lutra_sampler **out, lutra_err *err)
+lutra_status lutra_sampler_open(const lutra_sampling *p, int64_t vocab_size, lutra_sampler **out,
+                                lutra_err *err)
 {
     lutra_sampling params;
     lutra_sampling_init(&params);
@@ -64,7 +68,8 @@ lutra_status lutra_sampler_open(const lutra_sampling *p, int64_t vocab_size, lut
         memcpy(&params, p, p->size < sizeof params ? p->size : sizeof params);
     LU_TRY(check(&params, err));
     if (vocab_size < 1 || vocab_size > INT32_MAX)
-        return lu_fail(err, LUTRA_E_ARG, "vocabulary of %" PRId64 " tokens, expected 1 to 2^31 - 1", vocab_size);
+        return lu_fail(err, LUTRA_E_ARG, "vocabulary of %" PRId64 " tokens, expected 1 to 2^31 - 1",
+                       vocab_size);
     lutra_sampler *s = lu_calloc(1, sizeof *s);
     if (!s)
         return lu_fail_nomem(err, sizeof *s);
@@ -122,7 +127,10 @@ static int64_t largest(const lutra_sampler *s, const float *logits)
     return best;
 }
 
-static bool before(candidate a, candidate b) { return a.score > b.score || (a.score == b.score && a.id < b.id); }
+static bool before(candidate a, candidate b)
+{
+    return a.score > b.score || (a.score == b.score && a.id < b.id);
+}
 
 /* Binary heap: each candidate comes before its children 2i + 1 and 2i + 2. */
 static void sift_down(candidate *heap, int64_t n, int64_t i)
@@ -150,7 +158,8 @@ static int64_t take_ordered(lutra_sampler *s, int64_t n)
         total += exp((double)heap[i].score);
     for (int64_t i = n / 2 - 1; i >= 0; i--)
         sift_down(heap, n, i);
-    /* With top-k the total is known only after its k are off the heap; else pop just what top-p needs. */
+    /* With top-k the total is known only after its k are off the heap; else pop just what top-p
+     * needs. */
     const double share = limit == n ? s->params.top_p * total : INFINITY;
     while (taken < limit && reached < share) {
         const candidate best = heap[0];

@@ -16,24 +16,25 @@
 #include "model/forward.h"
 
 #define MAX_ROWS 2048
-#define SCRATCH_BYTES (128 << 20) /* of a pass, roughly; fewer rows run together in large models */
+#define SCRATCH_BYTES (128 << 20) /* of a pass, roughly; fewer rows run together in large models \
+                                   */
 #define LOGIT_BYTES (16 << 20)
 
 typedef struct {
     lutra_model *model;
     const int32_t *ids; /* the text */
     int64_t window, stride, n_windows;
-    int64_t lead;       /* 1 if BOS goes before each window */
-    int64_t inputs;     /* lead + window */
-    int64_t batch;      /* windows run together */
+    int64_t lead;   /* 1 if BOS goes before each window */
+    int64_t inputs; /* lead + window */
+    int64_t batch;  /* windows run together */
     lu_forward *forward;
-    lu_kv *kv;             /* [batch] */
-    lu_segment *segments;  /* [batch] */
-    int32_t *input_ids;    /* [batch][inputs] */
+    lu_kv *kv;            /* [batch] */
+    lu_segment *segments; /* [batch] */
+    int32_t *input_ids;   /* [batch][inputs] */
     int64_t logit_rows;
-    float *logits;         /* [logit_rows][vocab] */
+    float *logits; /* [logit_rows][vocab] */
     const int32_t *targets;
-    double *losses;        /* [logit_rows] */
+    double *losses; /* [logit_rows] */
     double total;
     int64_t predicted;
 } evaluation;
@@ -49,29 +50,37 @@ static lutra_status check(const evaluation *e, int64_t n, lutra_err *err)
 {
     const lu_model_config *c = &e->model->config;
     if (e->lead && c->bos_id < 0)
-        return lu_fail(err, LUTRA_E_ARG, "the model's config.json names no bos_token_id to put before each window");
+        return lu_fail(err, LUTRA_E_ARG,
+                       "the model's config.json names no bos_token_id to put before each window");
     if (e->inputs < 2)
-        return lu_fail(err, LUTRA_E_ARG, "window is %" PRId64 ", expected at least 2 tokens", e->window);
+        return lu_fail(err, LUTRA_E_ARG, "window is %" PRId64 ", expected at least 2 tokens",
+                       e->window);
     if (e->stride < 1 || e->stride > e->window)
-        return lu_fail(err, LUTRA_E_ARG, "stride is %" PRId64 ", expected 0 (the window) to %" PRId64, e->stride,
+        return lu_fail(err, LUTRA_E_ARG,
+                       "stride is %" PRId64 ", expected 0 (the window) to %" PRId64, e->stride,
                        e->window);
     if (e->inputs > c->max_context)
-        return lu_fail(err, LUTRA_E_LIMIT, "a window of %" PRId64 " tokens exceeds the model's context of %" PRId64,
+        return lu_fail(err, LUTRA_E_LIMIT,
+                       "a window of %" PRId64 " tokens exceeds the model's context of %" PRId64,
                        e->inputs, c->max_context);
     if (n < e->window)
-        return lu_fail(err, LUTRA_E_ARG, "the text has %" PRId64 " tokens, fewer than one window of %" PRId64, n,
+        return lu_fail(err, LUTRA_E_ARG,
+                       "the text has %" PRId64 " tokens, fewer than one window of %" PRId64, n,
                        e->window);
     for (int64_t i = 0; i < n; i++)
         if (e->ids[i] < 0 || e->ids[i] >= c->vocab_size)
-            return lu_fail(err, LUTRA_E_ARG, "token id %" PRId32 " is outside the model's vocabulary of %" PRId64
-                           ": the tokenizer belongs to another model", e->ids[i], c->vocab_size);
+            return lu_fail(err, LUTRA_E_ARG,
+                           "token id %" PRId32 " is outside the model's vocabulary of %" PRId64
+                           ": the tokenizer belongs to another model",
+                           e->ids[i], c->vocab_size);
     return LUTRA_OK;
 }
 
 /* How many rows to run together so that a pass's buffers stay near SCRATCH_BYTES. */
 static int64_t rows_together(const lu_model_config *c)
 {
-    const int64_t floats = 4 * c->hidden_size + 3 * c->n_heads * c->head_dim + 3 * c->n_active * c->intermediate_size;
+    const int64_t floats =
+        4 * c->hidden_size + 3 * c->n_heads * c->head_dim + 3 * c->n_active * c->intermediate_size;
     int64_t rows = MAX_ROWS;
     while (rows > LU_FORWARD_ROWS && rows * floats * (int64_t)sizeof(float) > SCRATCH_BYTES)
         rows /= 2;
@@ -93,7 +102,8 @@ static lutra_status prepare(evaluation *e, lutra_err *err)
     const size_t batch = (size_t)e->batch, inputs = (size_t)e->inputs;
     size_t n_logits;
     if (!lu_mul_size((size_t)e->logit_rows, (size_t)c->vocab_size, &n_logits))
-        return lu_fail(err, LUTRA_E_LIMIT, "logits of %" PRId64 " rows do not fit the address space", e->logit_rows);
+        return lu_fail(err, LUTRA_E_LIMIT,
+                       "logits of %" PRId64 " rows do not fit the address space", e->logit_rows);
     e->kv = lu_calloc(batch, sizeof *e->kv);
     e->segments = lu_calloc(batch, sizeof *e->segments);
     e->input_ids = lu_array(batch * inputs, sizeof *e->input_ids);
@@ -164,7 +174,8 @@ static lutra_status run_windows(evaluation *e, int64_t first, int64_t n, lutra_e
         const int64_t rows = e->inputs - at < step ? e->inputs - at : step;
         LU_TRY(lu_check_cancel(e->model->ctx, err));
         for (int64_t b = 0; b < n; b++)
-            e->segments[b] = (lu_segment){.kv = &e->kv[b], .pos = at, .ids = e->input_ids + b * e->inputs + at, .n = rows};
+            e->segments[b] = (lu_segment){
+                .kv = &e->kv[b], .pos = at, .ids = e->input_ids + b * e->inputs + at, .n = rows};
         lu_forward_run(e->forward, e->segments, n);
         for (int64_t b = 0; b < n; b++) {
             /* the input at index i predicts the one at i + 1 */
@@ -172,7 +183,8 @@ static lutra_status run_windows(evaluation *e, int64_t first, int64_t n, lutra_e
             const int64_t from = counted > at ? counted : at;
             const int64_t to = at + rows < e->inputs - 1 ? at + rows : e->inputs - 1;
             if (to > from)
-                count_losses(e, b * rows + from - at, to - from, e->input_ids + b * e->inputs + from + 1);
+                count_losses(e, b * rows + from - at, to - from,
+                             e->input_ids + b * e->inputs + from + 1);
         }
     }
     return LUTRA_OK;
@@ -190,7 +202,8 @@ static lutra_status run(evaluation *e, lutra_err *err)
 }
 
 lutra_status lu_perplexity_of_ids(lutra_model *m, const int32_t *ids, int64_t n,
-                                  const lutra_perplexity_options *o, lutra_perplexity *out, lutra_err *err)
+                                  const lutra_perplexity_options *o, lutra_perplexity *out,
+                                  lutra_err *err)
 {
     lutra_perplexity_options opts;
     lutra_perplexity_options_init(&opts);
@@ -199,7 +212,8 @@ lutra_status lu_perplexity_of_ids(lutra_model *m, const int32_t *ids, int64_t n,
     evaluation e = {.model = m, .ids = ids, .window = opts.window, .lead = opts.bos ? 1 : 0};
     if (opts.window > m->config.max_context || opts.window < 0 || opts.max_windows < 0)
         return lu_fail(err, opts.window > m->config.max_context ? LUTRA_E_LIMIT : LUTRA_E_ARG,
-                       "window is %" PRId64 " and max_windows %" PRId64 ", expected a window within the model's context of %" PRId64,
+                       "window is %" PRId64 " and max_windows %" PRId64
+                       ", expected a window within the model's context of %" PRId64,
                        opts.window, opts.max_windows, m->config.max_context);
     e.stride = opts.stride ? opts.stride : opts.window;
     e.inputs = e.lead + e.window;
@@ -225,8 +239,9 @@ lutra_status lu_perplexity_of_ids(lutra_model *m, const int32_t *ids, int64_t n,
     return LUTRA_OK;
 }
 
-lutra_status lutra_eval_perplexity(lutra_model *m, const lutra_tokenizer *t, const char *text, size_t n,
-                                   const lutra_perplexity_options *o, lutra_perplexity *out, lutra_err *err)
+lutra_status lutra_eval_perplexity(lutra_model *m, const lutra_tokenizer *t, const char *text,
+                                   size_t n, const lutra_perplexity_options *o,
+                                   lutra_perplexity *out, lutra_err *err)
 {
     int32_t *ids;
     int64_t n_ids;

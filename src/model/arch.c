@@ -5,12 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#define ATTENTION_NAMES                                                                           \
-    [LU_SLOT_Q] = "self_attn.q_proj", [LU_SLOT_K] = "self_attn.k_proj",                           \
+#define ATTENTION_NAMES                                                 \
+    [LU_SLOT_Q] = "self_attn.q_proj", [LU_SLOT_K] = "self_attn.k_proj", \
     [LU_SLOT_V] = "self_attn.v_proj", [LU_SLOT_O] = "self_attn.o_proj"
-#define MLP_NAMES                                                                                 \
+#define MLP_NAMES \
     [LU_SLOT_GATE] = "mlp.gate_proj", [LU_SLOT_UP] = "mlp.up_proj", [LU_SLOT_DOWN] = "mlp.down_proj"
-#define PRE_NORM_NAMES                                                                            \
+#define PRE_NORM_NAMES \
     [LU_NORM_ATTN_IN] = "input_layernorm", [LU_NORM_MLP_IN] = "post_attention_layernorm"
 
 static const lu_arch rows[] = {
@@ -93,8 +93,7 @@ static const lu_arch rows[] = {
         .activation_key = "hidden_act",
         .window_rule = LU_WINDOW_ALL,
         .norms = {PRE_NORM_NAMES},
-        .modules = {ATTENTION_NAMES,
-                    [LU_SLOT_ROUTER] = "block_sparse_moe.gate",
+        .modules = {ATTENTION_NAMES, [LU_SLOT_ROUTER] = "block_sparse_moe.gate",
                     [LU_SLOT_GATE] = "block_sparse_moe.experts.*.w1",
                     [LU_SLOT_UP] = "block_sparse_moe.experts.*.w3",
                     [LU_SLOT_DOWN] = "block_sparse_moe.experts.*.w2"},

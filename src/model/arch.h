@@ -46,26 +46,26 @@ typedef struct lu_arch {
 
     /* what an absent config key means */
     double rms_norm_eps, rope_theta;
-    int64_t n_kv_heads;            /* 0 = as many as heads */
-    int64_t head_dim;              /* 0 = hidden_size / heads */
+    int64_t n_kv_heads; /* 0 = as many as heads */
+    int64_t head_dim;   /* 0 = hidden_size / heads */
     int64_t max_context;
-    int64_t window;                /* 0 = off */
+    int64_t window; /* 0 = off */
     int64_t max_window_layers;
-    bool tied;                     /* lm_head is the embedding */
+    bool tied; /* lm_head is the embedding */
     lu_activation activation;
-    int64_t n_experts, n_active;   /* 0 = dense */
+    int64_t n_experts, n_active;        /* 0 = dense */
     double attn_softcap, final_softcap; /* 0 = the class has none */
-    double query_scalar;           /* scores are scaled by query_scalar^-1/2; 0 = by head_dim */
+    double query_scalar; /* scores are scaled by query_scalar^-1/2; 0 = by head_dim */
 
     /* what the class computes */
     const char *activation_key;    /* "hidden_act" or "hidden_activation" */
     lu_bias_rule qkv_bias, o_bias; /* BY_CONFIG: "attention_bias" */
     lu_bias_rule mlp_bias;         /* BY_CONFIG: "mlp_bias" */
     lu_window_rule window_rule;
-    float norm_offset;             /* RMSNorm multiplies by w + norm_offset */
-    bool scaled_embedding;         /* rows times sqrt(hidden_size) in the model's dtype */
+    float norm_offset;     /* RMSNorm multiplies by w + norm_offset */
+    bool scaled_embedding; /* rows times sqrt(hidden_size) in the model's dtype */
 
-    /* names inside "model.layers.N."; '*' stands for the expert; NULL = the class has no such part */
+    /* names inside "model.layers.N."; '*' stands for the expert; NULL = not in this class */
     const char *norms[LU_N_NORMS];
     const char *modules[LU_N_SLOTS];
 } lu_arch;

@@ -30,8 +30,8 @@ static lutra_status find(const lutra_model *m, const char *name, int64_t n, int6
 {
     const lu_st_entry *e = lu_checkpoint_find(m->files, name);
     if (!e)
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: tensor %s is missing, %s needs it", lu_checkpoint_path(m->files),
-                       name, m->config.arch->name);
+        return lu_fail(err, LUTRA_E_FORMAT, "%s: tensor %s is missing, %s needs it",
+                       lu_checkpoint_path(m->files), name, m->config.arch->name);
     const lutra_tensor *t = &e->view;
     const bool fits = t->rank == (k ? 2 : 1) && t->shape[0] == n && (!k || t->shape[1] == k);
     if (!fits) {
@@ -40,24 +40,29 @@ static lutra_status find(const lutra_model *m, const char *name, int64_t n, int6
             snprintf(want, sizeof want, "[%" PRId64 ", %" PRId64 "]", n, k);
         else
             snprintf(want, sizeof want, "[%" PRId64 "]", n);
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: tensor %s has shape %s, expected %s: " DOES_NOT_BELONG,
-                       lu_checkpoint_path(m->files), name, shape_text(t, found, sizeof found), want);
+        return lu_fail(
+            err, LUTRA_E_FORMAT, "%s: tensor %s has shape %s, expected %s: " DOES_NOT_BELONG,
+            lu_checkpoint_path(m->files), name, shape_text(t, found, sizeof found), want);
     }
     *out = t;
     return LUTRA_OK;
 }
 
-static lutra_status wrong_dtype(const lutra_model *m, const char *name, lutra_dtype found, const char *want,
-                                lutra_err *err)
+static lutra_status wrong_dtype(const lutra_model *m, const char *name, lutra_dtype found,
+                                const char *want, lutra_err *err)
 {
-    return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: tensor %s is %s, expected %s", lu_checkpoint_path(m->files),
-                   name, lutra_dtype_name(found), want);
+    return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: tensor %s is %s, expected %s",
+                   lu_checkpoint_path(m->files), name, lutra_dtype_name(found), want);
 }
 
-static bool is_float16_or_32(lutra_dtype t) { return t == LUTRA_F32 || t == LUTRA_F16 || t == LUTRA_BF16; }
+static bool is_float16_or_32(lutra_dtype t)
+{
+    return t == LUTRA_F32 || t == LUTRA_F16 || t == LUTRA_BF16;
+}
 
 /* A vector as float32, owned by the caller. */
-static lutra_status bind_vector(lutra_model *m, const char *name, int64_t n, float **out, lutra_err *err)
+static lutra_status bind_vector(lutra_model *m, const char *name, int64_t n, float **out,
+                                lutra_err *err)
 {
     const lutra_tensor *t;
     LU_TRY(find(m, name, n, 0, &t, err));
@@ -79,11 +84,12 @@ static int compare_names(const void *a, const void *b)
 
 static bool is_coded(const lutra_model *m, const char *module)
 {
-    return m->quantized && bsearch(&module, m->quant.modules, (size_t)m->quant.n_modules, sizeof(char *),
-                                   compare_names) != NULL;
+    return m->quantized && bsearch(&module, m->quant.modules, (size_t)m->quant.n_modules,
+                                   sizeof(char *), compare_names) != NULL;
 }
 
-static lutra_status bind_dense(const lutra_model *m, const char *module, lu_weight *w, lutra_err *err)
+static lutra_status bind_dense(const lutra_model *m, const char *module, lu_weight *w,
+                               lutra_err *err)
 {
     char name[NAME_BYTES];
     const lutra_tensor *t;
@@ -96,14 +102,38 @@ static lutra_status bind_dense(const lutra_model *m, const char *module, lu_weig
     return LUTRA_OK;
 }
 
-static lutra_status bind_coded(const lutra_model *m, const char *module, lu_weight *w, lutra_err *err)
+/* Zero points are codes; kernels look them up without asking. */
+static lutra_status bind_zeros(const lutra_model *m, const char *module, int64_t groups,
+                               lu_weight *w, lutra_err *err)
+{
+    char name[NAME_BYTES];
+    const lutra_tensor *t;
+    snprintf(name, sizeof name, "%s.zeros", module);
+    LU_TRY(find(m, name, w->n, groups, &t, err));
+    if (t->dtype != LUTRA_U8)
+        return wrong_dtype(m, name, t->dtype, "U8", err);
+    const uint8_t *zeros = t->data;
+    const int limit = 1 << m->quant.format.bits;
+    for (int64_t i = 0; i < w->n * groups; i++)
+        if (zeros[i] >= limit)
+            return lu_fail(err, LUTRA_E_FORMAT,
+                           "%s: tensor %s holds the zero point %d, expected codes below %d",
+                           lu_checkpoint_path(m->files), name, zeros[i], limit);
+    w->zeros = zeros;
+    return LUTRA_OK;
+}
+
+static lutra_status bind_coded(const lutra_model *m, const char *module, lu_weight *w,
+                               lutra_err *err)
 {
     const lutra_format *f = &m->quant.format;
     char name[NAME_BYTES];
     const lutra_tensor *t;
     const int64_t groups = lutra_format_groups(f, w->k);
     if (!groups)
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: %s has %" PRId64 " columns, which group size %" PRId64 " does not divide",
+        return lu_fail(err, LUTRA_E_FORMAT,
+                       "%s: %s has %" PRId64 " columns, which group size %" PRId64
+                       " does not divide",
                        lu_checkpoint_path(m->files), module, w->k, f->group_size);
     snprintf(name, sizeof name, "%s.codes", module);
     LU_TRY(find(m, name, w->n, (int64_t)lutra_format_row_bytes(f, w->k), &t, err));
@@ -116,13 +146,8 @@ static lutra_status bind_coded(const lutra_model *m, const char *module, lu_weig
         return wrong_dtype(m, name, t->dtype, lutra_dtype_name(f->scale_dtype), err);
     w->scales = t->data;
     w->scale_dtype = t->dtype;
-    if (f->zero_point) {
-        snprintf(name, sizeof name, "%s.zeros", module);
-        LU_TRY(find(m, name, w->n, groups, &t, err));
-        if (t->dtype != LUTRA_U8)
-            return wrong_dtype(m, name, t->dtype, "U8", err);
-        w->zeros = t->data;
-    }
+    if (f->zero_point)
+        LU_TRY(bind_zeros(m, module, groups, w, err));
     w->bits = f->bits;
     w->group_size = f->group_size;
     memcpy(w->table, f->table, sizeof w->table);
@@ -130,8 +155,8 @@ static lutra_status bind_coded(const lutra_model *m, const char *module, lu_weig
 }
 
 /* module: the whole name, e.g. "model.layers.0.self_attn.q_proj" */
-static lutra_status bind_weight(lutra_model *m, const char *module, int64_t n, int64_t k, lu_weight *out,
-                                lutra_err *err)
+static lutra_status bind_weight(lutra_model *m, const char *module, int64_t n, int64_t k,
+                                lu_weight *out, lutra_err *err)
 {
     lu_weight w = {.n = n, .k = k, .dtype = LUTRA_DTYPE_NONE};
     LU_TRY(is_coded(m, module) ? bind_coded(m, module, &w, err) : bind_dense(m, module, &w, err));
@@ -142,7 +167,8 @@ static lutra_status bind_weight(lutra_model *m, const char *module, int64_t n, i
 
 static void slot_shape(const lu_model_config *c, lu_slot slot, int64_t *n, int64_t *k)
 {
-    const int64_t h = c->hidden_size, q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+    const int64_t h = c->hidden_size, q = c->n_heads * c->head_dim,
+                  kv = c->n_kv_heads * c->head_dim;
     const int64_t shapes[LU_N_SLOTS][2] = {
         [LU_SLOT_Q] = {q, h},
         [LU_SLOT_K] = {kv, h},
@@ -167,8 +193,8 @@ static void site_name(const char *pattern, int64_t expert, char *out, size_t siz
         snprintf(out, size, "%s", pattern);
 }
 
-static lutra_status bind_module(lutra_model *m, int64_t layer, lu_slot slot, int64_t expert, bool bias,
-                                lu_module *out, lutra_err *err)
+static lutra_status bind_module(lutra_model *m, int64_t layer, lu_slot slot, int64_t expert,
+                                bool bias, lu_module *out, lutra_err *err)
 {
     char name[NAME_BYTES], bias_name[NAME_BYTES + 8];
     int64_t n, k;
@@ -194,8 +220,8 @@ static lutra_status bind_layer(lutra_model *m, int64_t i, lutra_err *err)
         LU_TRY(bind_vector(m, name, c->hidden_size, &layer->norm[s], err));
     }
     for (int s = LU_SLOT_Q; s <= LU_SLOT_O; s++)
-        LU_TRY(bind_module(m, i, (lu_slot)s, 0, s == LU_SLOT_O ? c->o_bias : c->qkv_bias, &layer->attention[s],
-                           err));
+        LU_TRY(bind_module(m, i, (lu_slot)s, 0, s == LU_SLOT_O ? c->o_bias : c->qkv_bias,
+                           &layer->attention[s], err));
     if (c->arch->modules[LU_SLOT_ROUTER])
         LU_TRY(bind_module(m, i, LU_SLOT_ROUTER, 0, false, &layer->router, err));
     layer->experts = lu_calloc((size_t)c->n_experts, sizeof *layer->experts);
@@ -203,7 +229,8 @@ static lutra_status bind_layer(lutra_model *m, int64_t i, lutra_err *err)
         return lu_fail_nomem(err, (size_t)c->n_experts * sizeof *layer->experts);
     for (int64_t e = 0; e < c->n_experts; e++)
         for (int p = 0; p < LU_N_EXPERT_PARTS; p++)
-            LU_TRY(bind_module(m, i, (lu_slot)(LU_SLOT_GATE + p), e, c->mlp_bias, &layer->experts[e][p], err));
+            LU_TRY(bind_module(m, i, (lu_slot)(LU_SLOT_GATE + p), e, c->mlp_bias,
+                               &layer->experts[e][p], err));
     return LUTRA_OK;
 }
 
@@ -224,7 +251,8 @@ lutra_status lu_model_bind(lutra_model *m, lutra_err *err)
     return LUTRA_OK;
 }
 
-static lutra_status visit_layer(lutra_model *m, int64_t i, lu_module_visit visit, void *arg, lutra_err *err)
+static lutra_status visit_layer(lutra_model *m, int64_t i, lu_module_visit visit, void *arg,
+                                lutra_err *err)
 {
     lu_layer *layer = &m->layers[i];
     for (int s = LU_SLOT_Q; s <= LU_SLOT_O; s++)

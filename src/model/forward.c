@@ -1,6 +1,6 @@
-/* forward.c - the walk through the layers, and the scratch memory of a pass. Between two branches one
-   loop over rows does everything that is local to a row: the norm of the branch's output (where the
-   class has one), the residual sum, and the norm before the next branch. */
+/* forward.c - the walk through the layers, and the scratch memory of a pass. Between two branches
+   one loop over rows does everything that is local to a row: the norm of the branch's output (where
+   the class has one), the residual sum, and the norm before the next branch. */
 #include "model/forward.h"
 
 #include <inttypes.h>
@@ -34,13 +34,15 @@ void lu_store_act(const lu_forward *f, void *dst, int64_t at, const float *src, 
         memcpy((float *)dst + at, src, (size_t)n * sizeof *src);
 }
 
-void lu_tap_float(lu_forward *f, int64_t layer, const char *site, const float *x, int64_t rows, int64_t cols)
+void lu_tap_float(lu_forward *f, int64_t layer, const char *site, const float *x, int64_t rows,
+                  int64_t cols)
 {
     if (f->tap)
         f->tap(f->tap_user, layer, site, x, rows, cols);
 }
 
-void lu_tap_act(lu_forward *f, int64_t layer, const char *site, const void *act, int64_t rows, int64_t cols)
+void lu_tap_act(lu_forward *f, int64_t layer, const char *site, const void *act, int64_t rows,
+                int64_t cols)
 {
     if (!f->tap)
         return;
@@ -62,18 +64,19 @@ static void embed_rows(void *arg, int64_t begin, int64_t end, int worker)
         if (c->embed_scale != 1.0f)
             for (int64_t i = 0; i < c->hidden_size; i++)
                 x[i] *= c->embed_scale;
-        for (int k = 0; k < LU_N_ATTN_KINDS; k++)
+        for (int k = 0; k < f->n_ropes; k++)
             lu_rope_angles(f->inv_freq[k], c->head_dim, f->rows[r].pos,
-                           f->cosines[k] + r * (c->head_dim / 2), f->sines[k] + r * (c->head_dim / 2));
+                           f->cosines[k] + r * (c->head_dim / 2),
+                           f->sines[k] + r * (c->head_dim / 2));
     }
 }
 
 typedef struct {
     lu_forward *f;
-    bool add;               /* x += branch first, through out_norm if not NULL */
+    bool add; /* x += branch first, through out_norm if not NULL */
     const float *out_norm;
-    const float *in_norm;   /* then in = norm of x, if not NULL */
-    int64_t first;          /* row of x that in's row 0 is made from */
+    const float *in_norm; /* then in = norm of x, if not NULL */
+    int64_t first;        /* row of x that in's row 0 is made from */
 } seam_job;
 
 static void seam_rows(void *arg, int64_t begin, int64_t end, int worker)
@@ -129,11 +132,15 @@ void lu_forward_run(lu_forward *f, const lu_segment *segments, int64_t n_segment
     for (int64_t i = 0; i < n_layers; i++) {
         const lu_layer *layer = &m->layers[i];
         lu_attention_branch(f, i);
-        seam(f, (seam_job){.add = true, .out_norm = layer->norm[LU_NORM_ATTN_OUT], .in_norm = layer->norm[LU_NORM_MLP_IN]},
+        seam(f,
+             (seam_job){.add = true,
+                        .out_norm = layer->norm[LU_NORM_ATTN_OUT],
+                        .in_norm = layer->norm[LU_NORM_MLP_IN]},
              f->n_rows);
         lu_mlp_branch(f, i);
         const float *next = i + 1 < n_layers ? m->layers[i + 1].norm[LU_NORM_ATTN_IN] : NULL;
-        seam(f, (seam_job){.add = true, .out_norm = layer->norm[LU_NORM_MLP_OUT], .in_norm = next}, f->n_rows);
+        seam(f, (seam_job){.add = true, .out_norm = layer->norm[LU_NORM_MLP_OUT], .in_norm = next},
+             f->n_rows);
         lu_tap_float(f, i, "layer_out", f->x, f->n_rows, cols);
     }
 }
@@ -143,13 +150,12 @@ typedef struct {
     float *logits;
 } cap_job;
 
-static void cap_rows(void *arg, int64_t begin, int64_t end, int worker)
+/* Indices are single logits of all rows. */
+static void cap_logits(void *arg, int64_t begin, int64_t end, int worker)
 {
     const cap_job *job = arg;
-    const lu_model_config *c = &job->model->config;
     (void)worker;
-    for (int64_t r = begin; r < end; r++)
-        job->model->ops.softcap(job->logits + r * c->vocab_size, c->final_softcap, c->vocab_size);
+    job->model->ops.softcap(job->logits + begin, job->model->config.final_softcap, end - begin);
 }
 
 void lu_forward_logits(lu_forward *f, int64_t row, int64_t n, float *out)
@@ -163,7 +169,7 @@ void lu_forward_logits(lu_forward *f, int64_t row, int64_t n, float *out)
     lu_run_products(f, &p, 1);
     cap_job job = {.model = m, .logits = out};
     if (m->config.final_softcap > 0.0f)
-        lu_for_rows(f, n, m->config.vocab_size, cap_rows, &job);
+        lu_for_rows(f, n * m->config.vocab_size, 1, cap_logits, &job);
 }
 
 /* --- memory ----------------------------------------------------------------------------------- */
@@ -180,7 +186,8 @@ static lutra_status widest_scratch(void *arg, int64_t layer, lu_module *module, 
 {
     lu_forward *f = arg;
     (void)layer, (void)err;
-    f->scratch_bytes = max_size(f->scratch_bytes, lu_linear_scratch(&module->linear, f->max_expert_rows));
+    f->scratch_bytes =
+        max_size(f->scratch_bytes, lu_linear_scratch(&module->linear, f->max_expert_rows));
     return LUTRA_OK;
 }
 
@@ -190,9 +197,11 @@ static lutra_status take_arena(lu_forward *f, const buffer *buffers, size_t n, l
     size_t total = 0;
     for (size_t i = 0; i < n; i++) {
         size_t bytes;
-        if (!lu_mul_size(buffers[i].count, buffers[i].size, &bytes) || !lu_add_size(bytes, ALIGNMENT, &bytes) ||
+        if (!lu_mul_size(buffers[i].count, buffers[i].size, &bytes) ||
+            !lu_add_size(bytes, ALIGNMENT, &bytes) ||
             !lu_add_size(total, bytes / ALIGNMENT * ALIGNMENT, &total))
-            return lu_fail(err, LUTRA_E_LIMIT, "a pass of %" PRId64 " tokens does not fit the address space",
+            return lu_fail(err, LUTRA_E_LIMIT,
+                           "a pass of %" PRId64 " tokens does not fit the address space",
                            f->max_rows);
     }
     uint8_t *p = f->arena = lu_alloc_aligned(total);
@@ -205,8 +214,14 @@ static lutra_status take_arena(lu_forward *f, const buffer *buffers, size_t n, l
     return LUTRA_OK;
 }
 
-#define BUFFER(field, n) {(void **)&f->field, (size_t)(n), sizeof *f->field}
-#define ACT_BUFFER(field, n) {&f->field, (size_t)(n), lutra_dtype_bytes(f->model->act)}
+#define BUFFER(field, n)                                  \
+    {                                                     \
+        (void **)&f->field, (size_t)(n), sizeof *f->field \
+    }
+#define ACT_BUFFER(field, n)                                     \
+    {                                                            \
+        &f->field, (size_t)(n), lutra_dtype_bytes(f->model->act) \
+    }
 
 static lutra_status allocate(lu_forward *f, lutra_err *err)
 {
@@ -247,8 +262,23 @@ static lutra_status allocate(lu_forward *f, lutra_err *err)
     return take_arena(f, buffers, sizeof buffers / sizeof buffers[0], err);
 }
 
-lutra_status lu_forward_open(lutra_model *m, int64_t max_rows, int64_t max_context, lu_forward **out,
-                             lutra_err *err)
+/* Both kinds of layers mostly rotate alike: then one set of angles serves both. */
+static void prepare_ropes(lu_forward *f)
+{
+    const lu_model_config *c = &f->model->config;
+    const size_t bytes = (size_t)(c->head_dim / 2) * sizeof(float);
+    for (int k = 0; k < LU_N_ATTN_KINDS; k++)
+        lu_rope_frequencies(&c->rope[k], c->head_dim, f->inv_freq[k]);
+    f->n_ropes = LU_N_ATTN_KINDS;
+    if (memcmp(f->inv_freq[LU_ATTN_FULL], f->inv_freq[LU_ATTN_SLIDING], bytes) == 0) {
+        f->n_ropes = 1;
+        f->cosines[LU_ATTN_SLIDING] = f->cosines[LU_ATTN_FULL];
+        f->sines[LU_ATTN_SLIDING] = f->sines[LU_ATTN_FULL];
+    }
+}
+
+lutra_status lu_forward_open(lutra_model *m, int64_t max_rows, int64_t max_context,
+                             lu_forward **out, lutra_err *err)
 {
     lu_forward *f = lu_calloc(1, sizeof *f);
     if (!f)
@@ -260,14 +290,14 @@ lutra_status lu_forward_open(lutra_model *m, int64_t max_rows, int64_t max_conte
     lu_model_each_module(m, widest_scratch, f, NULL);
     f->scratch_bytes = max_size(f->scratch_bytes,
                                 lu_attend_scratch(max_context, m->config.head_dim) * sizeof(float));
-    f->scratch_bytes = (f->scratch_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; /* each thread's part aligned */
+    f->scratch_bytes =
+        (f->scratch_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; /* each thread's part aligned */
     const lutra_status status = allocate(f, err);
     if (status != LUTRA_OK) {
         lu_forward_close(f);
         return status;
     }
-    for (int k = 0; k < LU_N_ATTN_KINDS; k++)
-        lu_rope_frequencies(&m->config.rope[k], m->config.head_dim, f->inv_freq[k]);
+    prepare_ropes(f);
     *out = f;
     return LUTRA_OK;
 }

@@ -21,16 +21,16 @@ typedef struct lu_segment {
 } lu_segment;
 
 /* Sees what flows through a pass, as float32 rows. layer: 0.. or -1 outside the layers.
-   site: "embedding" (layer -1, after scaling), "layer_out", "final_norm" (layer -1), or the name of a
-   linear inside its layer ("self_attn.q_proj", "lm_head") for that linear's input. */
+   site: "embedding" (layer -1, after scaling), "layer_out", "final_norm" (layer -1), or the name of
+   a linear inside its layer ("self_attn.q_proj", "lm_head") for that linear's input. */
 typedef void (*lu_tap)(void *user, int64_t layer, const char *site, const float *x, int64_t rows,
                        int64_t cols);
 
 typedef struct lu_forward lu_forward;
 
 /* max_rows: tokens of all segments of a pass; max_context: largest pos + n that will come. */
-lutra_status lu_forward_open(lutra_model *m, int64_t max_rows, int64_t max_context, lu_forward **out,
-                             lutra_err *err);
+lutra_status lu_forward_open(lutra_model *m, int64_t max_rows, int64_t max_context,
+                             lu_forward **out, lutra_err *err);
 void lu_forward_close(lu_forward *f);
 int64_t lu_forward_max_rows(const lu_forward *f);
 

@@ -1,4 +1,5 @@
-/* kv.c - the KV cache of one sequence, allocated whole; the system gives pages as they are written. */
+/* kv.c - the KV cache of one sequence, allocated whole; the system gives pages as they are written.
+ */
 #include "model/kv.h"
 
 #include <inttypes.h>
@@ -13,7 +14,8 @@ lutra_status lu_kv_open(const lutra_model *m, int64_t capacity, lu_kv *out, lutr
                       lu_mul_size(bytes, (size_t)(c->n_kv_heads * c->head_dim), &bytes) &&
                       lu_mul_size(bytes, (size_t)capacity, &bytes);
     if (!fits)
-        return lu_fail(err, LUTRA_E_LIMIT, "a KV cache of %" PRId64 " tokens does not fit the address space", capacity);
+        return lu_fail(err, LUTRA_E_LIMIT,
+                       "a KV cache of %" PRId64 " tokens does not fit the address space", capacity);
     uint8_t *data = lu_alloc_aligned(bytes);
     if (!data)
         return lu_fail_nomem(err, bytes);

@@ -1,6 +1,6 @@
-/* load.c - opening a model: config, tensors, packing. Packing re-orders every weight into the layout
-   its kernel reads, all threads on one matrix at a time, and then gives the mapped pages back, so
-   that the process holds the packed copy only. */
+/* load.c - opening a model: config, tensors, packing. Packing re-orders every weight into the
+   layout its kernel reads, all threads on one matrix at a time, and then gives the mapped pages
+   back, so that the process holds the packed copy only. */
 #include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -58,7 +58,8 @@ static lutra_status plan_module(void *arg, int64_t layer, lu_module *module, lut
 {
     packing *p = arg;
     const lutra_model *m = p->model;
-    const lutra_status status = lu_linear_plan(&module->weight, m->act, m->level, &module->linear, err);
+    const lutra_status status =
+        lu_linear_plan(&module->weight, m->act, m->level, &module->linear, err);
     if (status != LUTRA_OK)
         return layer < 0 ? lu_fail_prefix(err, status, "%s", module->site)
                          : lu_fail_prefix(err, status, "layer %" PRId64 " %s", layer, module->site);
@@ -114,11 +115,13 @@ static lutra_status read_config(lutra_model *m, lutra_err *err)
     const char *folder = lu_checkpoint_path(m->files);
     json_t *config = lu_checkpoint_json(m->files), *generation = NULL;
     if (!config)
-        return lu_fail(err, LUTRA_E_ARG, "%s: a single file is not a model, expected a folder with config.json",
+        return lu_fail(err, LUTRA_E_ARG,
+                       "%s: a single file is not a model, expected a folder with config.json",
                        folder);
     char *what = lu_path_join(folder, "config.json");
     char *generation_path = lu_path_join(folder, "generation_config.json");
-    lutra_status status = what && generation_path ? LUTRA_OK : lu_fail_nomem(err, strlen(folder) + 32);
+    lutra_status status =
+        what && generation_path ? LUTRA_OK : lu_fail_nomem(err, strlen(folder) + 32);
     if (status == LUTRA_OK && lu_path_exists(generation_path))
         status = lu_json_load(generation_path, &generation, err);
     if (status == LUTRA_OK)
@@ -149,7 +152,8 @@ lutra_status lutra_model_open(lutra_ctx *ctx, const char *path, const lutra_mode
     if (opts)
         memcpy(&o, opts, opts->size < sizeof o ? opts->size : sizeof o);
     if (o.dtype != LUTRA_BF16 && o.dtype != LUTRA_F32)
-        return lu_fail(err, LUTRA_E_ARG, "model dtype is %s, expected BF16 or F32", lutra_dtype_name(o.dtype));
+        return lu_fail(err, LUTRA_E_ARG, "model dtype is %s, expected BF16 or F32",
+                       lutra_dtype_name(o.dtype));
     lutra_model *m = lu_calloc(1, sizeof *m);
     if (!m)
         return lu_fail_nomem(err, sizeof *m);

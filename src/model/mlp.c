@@ -1,5 +1,5 @@
-/* mlp.c - the feed-forward branch of a block: down(act(gate(x)) * up(x)), either one for all rows or
-   a choice of experts per row (Mixtral).
+/* mlp.c - the feed-forward branch of a block: down(act(gate(x)) * up(x)), either one for all rows
+   or a choice of experts per row (Mixtral).
 
    Experts: the router's scores pass a softmax over all experts; a row takes its n_active largest
    (lower index on ties), their weights scaled to sum 1. Rows are gathered by expert, so that each
@@ -22,7 +22,8 @@ static void activate_rows(void *arg, int64_t begin, int64_t end, int worker)
     (void)worker;
     for (int64_t r = begin; r < end; r++) {
         float *gate = f->gate + r * cols;
-        (c->activation == LU_ACT_SILU ? ops->silu_mul : ops->gelu_mul)(gate, gate, f->up + r * cols, cols);
+        (c->activation == LU_ACT_SILU ? ops->silu_mul : ops->gelu_mul)(gate, gate, f->up + r * cols,
+                                                                       cols);
         lu_store_act(f, f->mid, r * cols, gate, cols);
     }
 }
@@ -33,17 +34,21 @@ static void dense_branch(lu_forward *f, int64_t layer)
     lu_module *mlp = f->model->layers[layer].experts[0];
     lu_tap_act(f, layer, mlp[LU_GATE].site, f->in, f->n_rows, c->hidden_size);
     lu_tap_act(f, layer, mlp[LU_UP].site, f->in, f->n_rows, c->hidden_size);
-    f->products[0] = (lu_product){.linear = &mlp[LU_GATE].linear, .x = f->in, .rows = f->n_rows, .y = f->gate};
-    f->products[1] = (lu_product){.linear = &mlp[LU_UP].linear, .x = f->in, .rows = f->n_rows, .y = f->up};
+    f->products[0] =
+        (lu_product){.linear = &mlp[LU_GATE].linear, .x = f->in, .rows = f->n_rows, .y = f->gate};
+    f->products[1] =
+        (lu_product){.linear = &mlp[LU_UP].linear, .x = f->in, .rows = f->n_rows, .y = f->up};
     lu_run_products(f, f->products, 2);
     lu_for_rows(f, f->n_rows, c->intermediate_size, activate_rows, f);
     lu_tap_act(f, layer, mlp[LU_DOWN].site, f->mid, f->n_rows, c->intermediate_size);
-    f->products[0] = (lu_product){.linear = &mlp[LU_DOWN].linear, .x = f->mid, .rows = f->n_rows, .y = f->branch};
+    f->products[0] = (lu_product){
+        .linear = &mlp[LU_DOWN].linear, .x = f->mid, .rows = f->n_rows, .y = f->branch};
     lu_run_products(f, f->products, 1);
 }
 
 /* The n_active largest of p[n_experts] in ascending order of index, with weights of sum 1. */
-static void choose(const float *p, int64_t n_experts, int64_t n_active, int64_t *chosen, float *share)
+static void choose(const float *p, int64_t n_experts, int64_t n_active, int64_t *chosen,
+                   float *share)
 {
     float sum = 0.0f;
     for (int64_t a = 0; a < n_active; a++) {
@@ -89,8 +94,8 @@ static void route(lu_forward *f)
             /* first_row[e] moves up as rows are placed and is moved back below */
             const int64_t place = f->first_row[f->chosen[r * active + a]]++;
             f->place[r * active + a] = place;
-            memcpy(lu_act_at(f, f->gathered, place * c->hidden_size), lu_act_at(f, f->in, r * c->hidden_size),
-                   row_bytes);
+            memcpy(lu_act_at(f, f->gathered, place * c->hidden_size),
+                   lu_act_at(f, f->in, r * c->hidden_size), row_bytes);
         }
     for (int64_t e = experts; e > 0; e--)
         f->first_row[e] = f->first_row[e - 1];
@@ -111,8 +116,8 @@ static void combine_rows(void *arg, int64_t begin, int64_t end, int worker)
 }
 
 /* One product of every expert over its gathered rows; part `to` of f->products onwards. */
-static void expert_products(lu_forward *f, int64_t layer, lu_expert_part part, void *x, int64_t x_cols,
-                            float *y, lu_product *to)
+static void expert_products(lu_forward *f, int64_t layer, lu_expert_part part, void *x,
+                            int64_t x_cols, float *y, lu_product *to)
 {
     for (int64_t e = 0; e < f->model->config.n_experts; e++) {
         lu_module *module = &f->model->layers[layer].experts[e][part];
@@ -130,11 +135,13 @@ static void expert_branch(lu_forward *f, int64_t layer)
     const lu_model_config *c = &f->model->config;
     lu_module *router = &f->model->layers[layer].router;
     lu_tap_act(f, layer, router->site, f->in, f->n_rows, c->hidden_size);
-    f->products[0] = (lu_product){.linear = &router->linear, .x = f->in, .rows = f->n_rows, .y = f->router};
+    f->products[0] =
+        (lu_product){.linear = &router->linear, .x = f->in, .rows = f->n_rows, .y = f->router};
     lu_run_products(f, f->products, 1);
     route(f);
     expert_products(f, layer, LU_GATE, f->gathered, c->hidden_size, f->gate, f->products);
-    expert_products(f, layer, LU_UP, f->gathered, c->hidden_size, f->up, f->products + c->n_experts);
+    expert_products(f, layer, LU_UP, f->gathered, c->hidden_size, f->up,
+                    f->products + c->n_experts);
     lu_run_products(f, f->products, 2 * c->n_experts);
     lu_for_rows(f, f->n_rows * c->n_active, c->intermediate_size, activate_rows, f);
     expert_products(f, layer, LU_DOWN, f->mid, c->intermediate_size, f->expert_out, f->products);

@@ -1,6 +1,7 @@
 /* product.c - matrix products of a pass. Decoding one token is bound by reading weights and by the
-   threads meeting between loops, so linears that share their input run as one loop over the units of
-   all of them: q|k|v, gate|up, and the experts of a layer. A unit writes its own columns only. */
+   threads meeting between loops, so linears that share their input run as one loop over the units
+   of all of them: q|k|v, gate|up, and the experts of a layer. A unit writes its own columns only.
+ */
 #include "base/context.h"
 #include "model/step.h"
 

@@ -20,8 +20,8 @@ static lutra_status positive(const char *what, json_t *obj, const char *type, co
     *out = 0.0;
     LU_TRY(lu_json_float(what, obj, key, out, err));
     if (!(*out > 0.0 && *out < 1e12))
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: rope type \"%s\" needs \"%s\" as a positive number", what,
-                       type, key);
+        return lu_fail(err, LUTRA_E_FORMAT,
+                       "%s: rope type \"%s\" needs \"%s\" as a positive number", what, type, key);
     return LUTRA_OK;
 }
 
@@ -37,12 +37,13 @@ static lutra_status read_type(const char *what, json_t *obj, lu_rope_type *out, 
             return LUTRA_OK;
         }
     return lu_fail(err, LUTRA_E_UNSUPPORTED,
-                   "%s: rope type \"%.40s\" is not supported, expected default, linear or llama3", what,
-                   name);
+                   "%s: rope type \"%.40s\" is not supported, expected default, linear or llama3",
+                   what, name);
 }
 
 /* obj: rope_scaling, rope_parameters or one entry of the latter's map. */
-static lutra_status read_one(const char *what, json_t *obj, double theta, lu_rope *out, lutra_err *err)
+static lutra_status read_one(const char *what, json_t *obj, double theta, lu_rope *out,
+                             lutra_err *err)
 {
     lu_rope r = {.type = LU_ROPE_DEFAULT, .theta = theta};
     if (obj && !json_is_null(obj)) {
@@ -56,20 +57,23 @@ static lutra_status read_one(const char *what, json_t *obj, double theta, lu_rop
         if (r.type == LU_ROPE_LLAMA3) {
             LU_TRY(positive(what, obj, name, "low_freq_factor", &r.low_freq_factor, err));
             LU_TRY(positive(what, obj, name, "high_freq_factor", &r.high_freq_factor, err));
-            LU_TRY(positive(what, obj, name, "original_max_position_embeddings", &r.original_context, err));
+            LU_TRY(positive(what, obj, name, "original_max_position_embeddings",
+                            &r.original_context, err));
             if (!(r.high_freq_factor > r.low_freq_factor))
                 return lu_fail(err, LUTRA_E_FORMAT,
-                               "%s: \"high_freq_factor\" %g is not above \"low_freq_factor\" %g", what,
-                               r.high_freq_factor, r.low_freq_factor);
+                               "%s: \"high_freq_factor\" %g is not above \"low_freq_factor\" %g",
+                               what, r.high_freq_factor, r.low_freq_factor);
         }
         double partial = 1.0;
         LU_TRY(lu_json_float(what, obj, "partial_rotary_factor", &partial, err));
         if (partial != 1.0)
             return lu_fail(err, LUTRA_E_UNSUPPORTED,
-                           "%s: partial_rotary_factor %g is not supported, expected 1", what, partial);
+                           "%s: partial_rotary_factor %g is not supported, expected 1", what,
+                           partial);
     }
     if (!(r.theta > 0.0 && r.theta < 1e15))
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: rope_theta is %g, expected a positive number", what, r.theta);
+        return lu_fail(err, LUTRA_E_FORMAT, "%s: rope_theta is %g, expected a positive number",
+                       what, r.theta);
     *out = r;
     return LUTRA_OK;
 }

@@ -1,7 +1,7 @@
 /* rope.h - rotary position embedding: what the config asks for and the angles of a position.
 
-   inv_freq[i] = theta^(-2i/d), i in [0, d/2), in float32 as Hugging Face computes it, then scaled by
-   the rope type; the angle of position p is the float32 product p * inv_freq[i]. */
+   inv_freq[i] = theta^(-2i/d), i in [0, d/2), in float32 as Hugging Face computes it, then scaled
+   by the rope type; the angle of position p is the float32 product p * inv_freq[i]. */
 #ifndef LU_MODEL_ROPE_H
 #define LU_MODEL_ROPE_H
 
@@ -9,12 +9,17 @@
 
 #include "base/status.h"
 
-typedef enum lu_rope_type { LU_ROPE_DEFAULT, LU_ROPE_LINEAR, LU_ROPE_LLAMA3, LU_N_ROPE_TYPES } lu_rope_type;
+typedef enum lu_rope_type {
+    LU_ROPE_DEFAULT,
+    LU_ROPE_LINEAR,
+    LU_ROPE_LLAMA3,
+    LU_N_ROPE_TYPES
+} lu_rope_type;
 
 typedef struct lu_rope {
     lu_rope_type type;
     double theta;
-    double factor;                    /* linear, llama3 */
+    double factor;                                              /* linear, llama3 */
     double low_freq_factor, high_freq_factor, original_context; /* llama3 */
 } lu_rope;
 

@@ -16,13 +16,15 @@ typedef struct {
     int64_t queries_per_task;
 } attention_job;
 
-static void store_kv(const lu_forward *f, const lu_segment *s, int64_t layer, int64_t pos, const float *k,
-                     const float *v)
+static void store_kv(const lu_forward *f, const lu_segment *s, int64_t layer, int64_t pos,
+                     const float *k, const float *v)
 {
     const lu_kv *kv = s->kv;
     for (int64_t h = 0; h < kv->n_heads; h++) {
-        lu_store_act(f, lu_kv_block(kv, layer, 0, h), pos * kv->head_dim, k + h * kv->head_dim, kv->head_dim);
-        lu_store_act(f, lu_kv_block(kv, layer, 1, h), pos * kv->head_dim, v + h * kv->head_dim, kv->head_dim);
+        lu_store_act(f, lu_kv_block(kv, layer, 0, h), pos * kv->head_dim, k + h * kv->head_dim,
+                     kv->head_dim);
+        lu_store_act(f, lu_kv_block(kv, layer, 1, h), pos * kv->head_dim, v + h * kv->head_dim,
+                     kv->head_dim);
     }
 }
 
@@ -39,8 +41,8 @@ static void rotate_rows(void *arg, int64_t begin, int64_t end, int worker)
         const float *cosines = f->cosines[kind] + r * half, *sines = f->sines[kind] + r * half;
         f->model->ops.rope(f->q + r * q_cols, cosines, sines, c->n_heads, c->head_dim);
         f->model->ops.rope(f->k + r * kv_cols, cosines, sines, c->n_kv_heads, c->head_dim);
-        store_kv(f, &f->segments[f->rows[r].segment], job->layer, f->rows[r].pos, f->k + r * kv_cols,
-                 f->v + r * kv_cols);
+        store_kv(f, &f->segments[f->rows[r].segment], job->layer, f->rows[r].pos,
+                 f->k + r * kv_cols, f->v + r * kv_cols);
     }
 }
 
@@ -96,7 +98,8 @@ static void attend_tasks(void *arg, int64_t begin, int64_t end, int worker)
     for (int64_t i = 0; i < f->n_segments && base < end; i++) {
         const lu_segment *s = &f->segments[i];
         const int64_t tasks = query_blocks(job, s) * parts;
-        const int64_t from = begin > base ? begin - base : 0, to = end - base < tasks ? end - base : tasks;
+        const int64_t from = begin > base ? begin - base : 0,
+                      to = end - base < tasks ? end - base : tasks;
         for (int64_t t = from; t < to; t++)
             attend_block(job, s, row, t / parts * job->queries_per_task, t % parts, worker);
         base += tasks;
@@ -111,8 +114,7 @@ static void cut(attention_job *job)
     const lu_model_config *c = &f->model->config;
     const int64_t group = c->n_heads / c->n_kv_heads, threads = lu_pool_size(f->model->ctx->pool);
     job->heads_per_task = group;
-    while (job->heads_per_task > 1 &&
-           f->n_rows * c->n_heads / job->heads_per_task < 2 * threads)
+    while (job->heads_per_task > 1 && f->n_rows * c->n_heads / job->heads_per_task < 2 * threads)
         job->heads_per_task = (job->heads_per_task + 1) / 2;
     job->tasks_per_group = (group + job->heads_per_task - 1) / job->heads_per_task;
     job->queries_per_task = TASK_ROWS / job->heads_per_task;

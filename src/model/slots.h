@@ -19,9 +19,9 @@ typedef struct lu_module {
 typedef enum lu_expert_part { LU_GATE, LU_UP, LU_DOWN, LU_N_EXPERT_PARTS } lu_expert_part;
 
 typedef struct lu_layer {
-    float *norm[LU_N_NORMS];              /* [hidden_size] float32; NULL where the class has none */
-    lu_module attention[LU_SLOT_O + 1];   /* Q, K, V, O */
-    lu_module router;                     /* n = 0 in dense blocks */
+    float *norm[LU_N_NORMS];            /* [hidden_size] float32; NULL where the class has none */
+    lu_module attention[LU_SLOT_O + 1]; /* Q, K, V, O */
+    lu_module router;                   /* n = 0 in dense blocks */
     lu_module (*experts)[LU_N_EXPERT_PARTS]; /* [n_experts]; dense blocks have one */
 } lu_layer;
 
@@ -42,13 +42,14 @@ struct lutra_model {
     int64_t weight_bytes;
 };
 
-/* bind.c: finds every tensor of the architecture row, checks its shape, converts norms and biases to
-   float32. Fails naming the tensor, what was found and what was expected. Allocates into m;
+/* bind.c: finds every tensor of the architecture row, checks its shape, converts norms and biases
+   to float32. Fails naming the tensor, what was found and what was expected. Allocates into m;
    lutra_model_close frees also a half-bound model. */
 lutra_status lu_model_bind(lutra_model *m, lutra_err *err);
 
 /* Calls visit for every module of the model, in layer order, lm_head last. Stops on failure. */
-typedef lutra_status (*lu_module_visit)(void *arg, int64_t layer, lu_module *module, lutra_err *err);
+typedef lutra_status (*lu_module_visit)(void *arg, int64_t layer, lu_module *module,
+                                        lutra_err *err);
 lutra_status lu_model_each_module(lutra_model *m, lu_module_visit visit, void *arg, lutra_err *err);
 
 #endif

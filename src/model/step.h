@@ -17,7 +17,7 @@ typedef struct lu_product {
     const lu_linear *linear;
     const void *x; /* act, dense rows of linear->k */
     int64_t rows;
-    float *y;      /* dense rows of linear->n */
+    float *y;           /* dense rows of linear->n */
     int64_t first_unit; /* set by lu_run_products */
 } lu_product;
 
@@ -34,25 +34,26 @@ struct lu_forward {
     int64_t n_segments, n_rows;
     void *arena; /* holds every buffer below */
     lu_row *rows;
-    float *x;      /* [rows][hidden] */
-    void *in;      /* act [rows][max(hidden, heads * head_dim)] */
+    float *x; /* [rows][hidden] */
+    void *in; /* act [rows][max(hidden, heads * head_dim)] */
     float *q, *k, *v, *attended;
-    void *mid;     /* act [expert rows][intermediate] */
+    void *mid; /* act [expert rows][intermediate] */
     float *gate, *up;
-    float *branch; /* [rows][hidden] */
-    float *inv_freq[LU_N_ATTN_KINDS];              /* [head_dim / 2] */
+    float *branch;                                            /* [rows][hidden] */
+    int n_ropes;                                              /* 1: the kinds share their angles */
+    float *inv_freq[LU_N_ATTN_KINDS];                         /* [head_dim / 2] */
     float *cosines[LU_N_ATTN_KINDS], *sines[LU_N_ATTN_KINDS]; /* [rows][head_dim / 2] */
     lu_product *products;
-    float *router;       /* [rows][experts] */
-    int64_t *chosen;     /* [rows][active]: experts of a row, ascending */
-    int64_t *place;      /* [rows][active]: its row among the gathered ones */
-    float *share;        /* [rows][active]: weight in the sum */
-    int64_t *first_row;  /* [experts + 1]: gathered rows of expert e are first_row[e].. */
-    void *gathered;      /* act [expert rows][hidden] */
-    float *expert_out;   /* [expert rows][hidden] */
-    uint8_t *scratch;    /* [threads][scratch_bytes] for kernels */
+    float *router;      /* [rows][experts] */
+    int64_t *chosen;    /* [rows][active]: experts of a row, ascending */
+    int64_t *place;     /* [rows][active]: its row among the gathered ones */
+    float *share;       /* [rows][active]: weight in the sum */
+    int64_t *first_row; /* [experts + 1]: gathered rows of expert e are first_row[e].. */
+    void *gathered;     /* act [expert rows][hidden] */
+    float *expert_out;  /* [expert rows][hidden] */
+    uint8_t *scratch;   /* [threads][scratch_bytes] for kernels */
     size_t scratch_bytes;
-    float *row_scratch;  /* [threads][hidden] */
+    float *row_scratch; /* [threads][hidden] */
     lu_tap tap;
     void *tap_user;
     float *tap_rows; /* [max rows of any site][its columns] while a tap is set */
@@ -69,8 +70,10 @@ void lu_store_act(const lu_forward *f, void *dst, int64_t at, const float *src, 
 void *lu_act_at(const lu_forward *f, void *base, int64_t element);
 
 /* Hands rows to the tap, if there is one. */
-void lu_tap_act(lu_forward *f, int64_t layer, const char *site, const void *act, int64_t rows, int64_t cols);
-void lu_tap_float(lu_forward *f, int64_t layer, const char *site, const float *x, int64_t rows, int64_t cols);
+void lu_tap_act(lu_forward *f, int64_t layer, const char *site, const void *act, int64_t rows,
+                int64_t cols);
+void lu_tap_float(lu_forward *f, int64_t layer, const char *site, const float *x, int64_t rows,
+                  int64_t cols);
 
 /* From f->in (normed) to f->branch. */
 void lu_attention_branch(lu_forward *f, int64_t layer);

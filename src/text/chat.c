@@ -21,16 +21,19 @@ static lutra_status keep(const char *s, char **out, lutra_err *err)
 }
 
 /* A string, or an object whose "content" is it; null and a missing key leave *out NULL. */
-static lutra_status load_token(const char *path, json_t *root, const char *key, char **out, lutra_err *err)
+static lutra_status load_token(const char *path, json_t *root, const char *key, char **out,
+                               lutra_err *err)
 {
     json_t *value = json_object_get(root, key);
-    const char *s = json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
+    const char *s =
+        json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
     if (s)
         return keep(s, out, err);
     if (!value || json_is_null(value))
         return LUTRA_OK;
-    return lu_fail(err, LUTRA_E_FORMAT, "%s: \"%s\" is neither a string nor an object with a string \"content\"",
-                   path, key);
+    return lu_fail(err, LUTRA_E_FORMAT,
+                   "%s: \"%s\" is neither a string nor an object with a string \"content\"", path,
+                   key);
 }
 
 /* Of a list of named templates, the one named "default", else the first. */
@@ -41,7 +44,8 @@ static lutra_status load_template(const char *path, json_t *root, char **out, lu
     if (!value || json_is_null(value))
         return LUTRA_OK;
     if (json_is_array(value)) {
-        json_array_foreach (value, i, entry) {
+        json_array_foreach(value, i, entry)
+        {
             const char *name = json_string_value(json_object_get(entry, "name"));
             if (!chosen || (name && strcmp(name, "default") == 0))
                 chosen = json_object_get(entry, "template");
@@ -49,7 +53,8 @@ static lutra_status load_template(const char *path, json_t *root, char **out, lu
         value = chosen;
     }
     if (!json_is_string(value))
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: \"chat_template\" is neither a string nor a list of named templates",
+        return lu_fail(err, LUTRA_E_FORMAT,
+                       "%s: \"chat_template\" is neither a string nor a list of named templates",
                        path);
     return keep(json_string_value(value), out, err);
 }
@@ -67,8 +72,8 @@ static lutra_status load_config(const char *path, lu_chat_config *out, lutra_err
                   {"eos_token", &out->eos_token},
                   {"unk_token", &out->unk_token},
                   {"pad_token", &out->pad_token}};
-    lutra_status status = json_is_object(root) ? LUTRA_OK
-                                               : lu_fail(err, LUTRA_E_FORMAT, "%s: not an object", path);
+    lutra_status status =
+        json_is_object(root) ? LUTRA_OK : lu_fail(err, LUTRA_E_FORMAT, "%s: not an object", path);
     for (size_t i = 0; i < sizeof tokens / sizeof *tokens && status == LUTRA_OK; i++)
         status = load_token(path, root, tokens[i].key, tokens[i].to, err);
     if (status == LUTRA_OK && !out->chat_template)
@@ -162,8 +167,9 @@ lutra_status lu_chat_render(const lu_chat_config *c, const lutra_message *messag
         return lu_fail(err, LUTRA_E_ARG, "messages: count %d without messages", n_messages);
     for (int i = 0; i < n_messages; i++)
         if (!messages[i].role || !messages[i].content)
-            return lu_fail(err, LUTRA_E_ARG, "message %d has no %s", i, messages[i].role ? "content" : "role");
+            return lu_fail(err, LUTRA_E_ARG, "message %d has no %s", i,
+                           messages[i].role ? "content" : "role");
     chat request = {c, messages, n_messages, add_generation_prompt};
-    return lu_jinja_render(c->chat_template, strlen(c->chat_template), define_variables, &request, NULL,
-                           text, n, err);
+    return lu_jinja_render(c->chat_template, strlen(c->chat_template), define_variables, &request,
+                           NULL, text, n, err);
 }

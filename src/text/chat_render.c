@@ -1,4 +1,5 @@
-/* chat_render.c - the public face of chat templates: the configuration a tokenizer holds, rendered. */
+/* chat_render.c - the public face of chat templates: the configuration a tokenizer holds, rendered.
+ */
 #include "lutra/text.h"
 #include "text/tokenizer.h"
 
@@ -11,5 +12,6 @@ lutra_status lutra_chat_render(const lutra_tokenizer *t, const lutra_message *me
                                int n_messages, bool add_generation_prompt, char **text, size_t *n,
                                lutra_err *err)
 {
-    return lu_chat_render(lu_tokenizer_chat(t), messages, n_messages, add_generation_prompt, text, n, err);
+    return lu_chat_render(lu_tokenizer_chat(t), messages, n_messages, add_generation_prompt, text,
+                          n, err);
 }

@@ -17,7 +17,16 @@ typedef enum lu_jtoken_type {
     T_END
 } lu_jtoken_type;
 
-typedef enum lu_jop { OP_EQ = 256, OP_NE, OP_LE, OP_GE, OP_FLOORDIV, OP_POW, OP_IN, OP_NOT_IN } lu_jop;
+typedef enum lu_jop {
+    OP_EQ = 256,
+    OP_NE,
+    OP_LE,
+    OP_GE,
+    OP_FLOORDIV,
+    OP_POW,
+    OP_IN,
+    OP_NOT_IN
+} lu_jop;
 
 typedef struct lu_jtoken {
     lu_jtoken_type type;
@@ -53,17 +62,17 @@ typedef enum lu_jkind {
     N_TEST,    /* a is name(list); op '!' for "is not" */
     N_ARG,     /* a; name.p NULL unless a keyword argument */
     /* statements, linked by next */
-    N_TEXT,       /* value */
-    N_PRINT,      /* a */
-    N_SET,        /* a: target, b: value */
-    N_SET_BLOCK,  /* a: target, b: filter chain or NULL, list: body */
-    N_IF,         /* a: condition, list: body, c: the elif as N_IF or N_SCOPE, or NULL */
-    N_FOR,        /* a: target, b: items, c: filter or NULL, list: body, d: N_SCOPE of else or NULL */
+    N_TEXT,      /* value */
+    N_PRINT,     /* a */
+    N_SET,       /* a: target, b: value */
+    N_SET_BLOCK, /* a: target, b: filter chain or NULL, list: body */
+    N_IF,        /* a: condition, list: body, c: the elif as N_IF or N_SCOPE, or NULL */
+    N_FOR, /* a: target, b: items, c: filter or NULL, list: body, d: N_SCOPE of else or NULL */
     N_BREAK,
     N_CONTINUE,
-    N_MACRO,      /* name; a: N_PARAMs, list: body */
-    N_PARAM,      /* name; a: default or NULL */
-    N_CALL_BLOCK, /* a: N_CALL, b: N_MACRO to be its caller */
+    N_MACRO,        /* name; a: N_PARAMs, list: body */
+    N_PARAM,        /* name; a: default or NULL */
+    N_CALL_BLOCK,   /* a: N_CALL, b: N_MACRO to be its caller */
     N_FILTER_BLOCK, /* b: filter chain, list: body */
     N_SCOPE         /* list: body; op 1: names set inside stay inside */
 } lu_jkind;

@@ -36,8 +36,8 @@ static void bind(lu_jenv *env, lu_jcall *call)
     int count;
     param_index(what->params, (lu_jstr){NULL, 0}, &count);
     if (call->args->n > (size_t)count)
-        lu_j_fail(env, LUTRA_E_FORMAT, "'%s' takes at most %d arguments, got %zu", what->name, count,
-                  call->args->n);
+        lu_j_fail(env, LUTRA_E_FORMAT, "'%s' takes at most %d arguments, got %zu", what->name,
+                  count, call->args->n);
     for (size_t i = 0; i < call->args->n; i++)
         call->a[i] = call->args->items[i];
     for (size_t i = 0; i < call->args->n_named; i++) {
@@ -135,7 +135,8 @@ lu_jv lu_j_call_node(lu_jenv *env, const lu_jnode *node, const lu_jv *caller)
         lu_j_fail(env, LUTRA_E_UNSUPPORTED, "unknown method '%.*s' of %s", shown(target->name),
                   target->name.p, lu_j_type_name(object));
     if (callee.type == J_UNDEFINED && target->kind == N_NAME)
-        lu_j_fail(env, LUTRA_E_UNSUPPORTED, "unknown function '%.*s'", shown(target->name), target->name.p);
+        lu_j_fail(env, LUTRA_E_UNSUPPORTED, "unknown function '%.*s'", shown(target->name),
+                  target->name.p);
     lu_jargs args = eval_args(env, node->list);
     if (caller)
         args.named[args.n_named++] = (lu_jnamed){lu_j_lit("caller"), *caller};
@@ -223,7 +224,8 @@ static lu_jv eval_name(lu_jenv *env, const lu_jnode *node)
     if (v)
         return *v;
     const lu_jbuiltin *function = lu_j_row(lu_j_functions, node->name);
-    return function ? (lu_jv){.type = J_FUNCTION, .function = function} : lu_j_undefined(node->name);
+    return function ? (lu_jv){.type = J_FUNCTION, .function = function}
+                    : lu_j_undefined(node->name);
 }
 
 static lu_jv eval_filter(lu_jenv *env, const lu_jnode *node)

@@ -49,7 +49,7 @@ typedef enum lu_jflow { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE } lu_jflow;
 
 /* jinja_eval.c */
 lu_jv lu_j_eval(lu_jenv *env, const lu_jnode *node);
-lu_jv lu_j_eval_filters(lu_jenv *env, const lu_jnode *chain, lu_jv value); /* filter blocks */
+lu_jv lu_j_eval_filters(lu_jenv *env, const lu_jnode *chain, lu_jv value);     /* filter blocks */
 lu_jv lu_j_call_node(lu_jenv *env, const lu_jnode *node, const lu_jv *caller); /* may be NULL */
 lu_jv lu_j_invoke(lu_jenv *env, const lu_jbuiltin *what, lu_jv self, const lu_jargs *args);
 lu_jv lu_j_filter(lu_jenv *env, lu_jstr name, lu_jv value, const lu_jargs *args);
@@ -81,6 +81,7 @@ lu_jstr lu_j_self_str(lu_jcall *call);
 
 /* Tables end in a row without a name. */
 extern const lu_jbuiltin lu_j_text_filters[], lu_j_list_filters[], lu_j_tests[], lu_j_functions[];
-extern const lu_jbuiltin lu_j_str_methods[], lu_j_list_methods[], lu_j_dict_methods[], lu_j_loop_methods[];
+extern const lu_jbuiltin lu_j_str_methods[], lu_j_list_methods[], lu_j_dict_methods[],
+    lu_j_loop_methods[];
 
 #endif

@@ -1,4 +1,5 @@
-/* jinja_global.c - functions of templates, tests (is ...), and the methods of lists, dicts, loops. */
+/* jinja_global.c - functions of templates, tests (is ...), and the methods of lists, dicts, loops.
+ */
 #include <time.h>
 
 #include "text/jinja_eval.h"
@@ -10,7 +11,7 @@
 static lu_jv f_raise_exception(lu_jcall *call)
 {
     const lu_jstr s = lu_j_to_str(call->env, call->a[0]);
-    lu_j_fail(call->env, LUTRA_E_ARG, "%.*s", (int)(s.n < 400 ? s.n : 400), s.p ? s.p : "");
+    lu_j_fail(call->env, LUTRA_E_ARG, "%.*s", (int)(s.n < 400 ? s.n : 400), s.p);
 }
 
 static lu_jv f_strftime_now(lu_jcall *call)
@@ -20,7 +21,8 @@ static lu_jv f_strftime_now(lu_jcall *call)
     struct tm local;
     char pattern[MAX_DATE], *text = lu_j_alloc(call->env, 1, MAX_DATE);
     if (format.n + 1 >= sizeof pattern || !localtime_r(&now, &local))
-        lu_j_fail(call->env, LUTRA_E_LIMIT, "strftime_now: format is longer than %d bytes", MAX_DATE - 2);
+        lu_j_fail(call->env, LUTRA_E_LIMIT, "strftime_now: format is longer than %d bytes",
+                  MAX_DATE - 2);
     /* One character more, so that an empty result is told from one that does not fit. */
     for (size_t i = 0; i < format.n; i++)
         pattern[i] = format.p[i];
@@ -35,7 +37,8 @@ static lu_jv f_strftime_now(lu_jcall *call)
 static lu_jv f_range(lu_jcall *call)
 {
     const bool one = call->a[1].type == J_ABSENT;
-    const int64_t from = one ? 0 : lu_j_arg_int(call, 0, 0), to = lu_j_arg_int(call, one ? 0 : 1, 0);
+    const int64_t from = one ? 0 : lu_j_arg_int(call, 0, 0),
+                  to = lu_j_arg_int(call, one ? 0 : 1, 0);
     const int64_t step = lu_j_arg_int(call, 2, 1);
     if (step == 0)
         lu_j_fail(call->env, LUTRA_E_FORMAT, "range: step is zero");
@@ -55,12 +58,14 @@ static lu_jv members(lu_jcall *call, lu_jtype type)
 {
     const lu_jv v = lu_j_dict(call->env, type);
     if (call->args->n > 1 || (call->args->n == 1 && call->args->items[0].type != J_DICT))
-        lu_j_fail(call->env, LUTRA_E_UNSUPPORTED, "'%s' takes one dict and names", call->what->name);
+        lu_j_fail(call->env, LUTRA_E_UNSUPPORTED, "'%s' takes one dict and names",
+                  call->what->name);
     for (size_t i = 0; call->args->n && i < call->args->items[0].dict->n; i++)
         lu_j_set(call->env, v.dict, call->args->items[0].dict->pairs[i].key,
                  call->args->items[0].dict->pairs[i].value);
     for (size_t i = 0; i < call->args->n_named; i++)
-        lu_j_set(call->env, v.dict, lu_j_str(call->args->named[i].name), call->args->named[i].value);
+        lu_j_set(call->env, v.dict, lu_j_str(call->args->named[i].name),
+                 call->args->named[i].value);
     return v;
 }
 
@@ -90,12 +95,12 @@ static lu_jv t_boolean(lu_jcall *call) { return is_type(call, J_BOOL); }
 static lu_jv t_mapping(lu_jcall *call) { return is_type(call, J_DICT); }
 static lu_jv t_number(lu_jcall *call) { return lu_j_bool(lu_j_is_number(call->self)); }
 static lu_jv t_true(lu_jcall *call) { return lu_j_bool(call->self.type == J_BOOL && call->self.b); }
-static lu_jv t_false(lu_jcall *call) { return lu_j_bool(call->self.type == J_BOOL && !call->self.b); }
-
-static lu_jv t_callable(lu_jcall *call)
+static lu_jv t_false(lu_jcall *call)
 {
-    return lu_j_bool(call->self.type >= J_MACRO);
+    return lu_j_bool(call->self.type == J_BOOL && !call->self.b);
 }
+
+static lu_jv t_callable(lu_jcall *call) { return lu_j_bool(call->self.type >= J_MACRO); }
 
 /* len() and [] work on it: strings, lists, dicts, and the default undefined value */
 static lu_jv t_sequence(lu_jcall *call)
@@ -109,12 +114,27 @@ static lu_jv t_iterable(lu_jcall *call)
     return lu_j_bool(call->self.type == J_ITER || t_sequence(call).b);
 }
 
-static lu_jv t_equal(lu_jcall *call) { return lu_j_bool(lu_j_equal(call->env, call->self, call->a[0])); }
-static lu_jv t_unequal(lu_jcall *call) { return lu_j_bool(!lu_j_equal(call->env, call->self, call->a[0])); }
-static lu_jv t_in(lu_jcall *call) { return lu_j_bool(lu_j_contains(call->env, call->a[0], call->self)); }
+static lu_jv t_equal(lu_jcall *call)
+{
+    return lu_j_bool(lu_j_equal(call->env, call->self, call->a[0]));
+}
+static lu_jv t_unequal(lu_jcall *call)
+{
+    return lu_j_bool(!lu_j_equal(call->env, call->self, call->a[0]));
+}
+static lu_jv t_in(lu_jcall *call)
+{
+    return lu_j_bool(lu_j_contains(call->env, call->a[0], call->self));
+}
 
-static lu_jv t_less(lu_jcall *call) { return lu_j_bool(lu_j_order(call->env, call->self, call->a[0]) == -1); }
-static lu_jv t_greater(lu_jcall *call) { return lu_j_bool(lu_j_order(call->env, call->self, call->a[0]) == 1); }
+static lu_jv t_less(lu_jcall *call)
+{
+    return lu_j_bool(lu_j_order(call->env, call->self, call->a[0]) == -1);
+}
+static lu_jv t_greater(lu_jcall *call)
+{
+    return lu_j_bool(lu_j_order(call->env, call->self, call->a[0]) == 1);
+}
 
 static lu_jv t_at_most(lu_jcall *call)
 {
@@ -138,24 +158,40 @@ static lu_jv t_even(lu_jcall *call) { return remainder_is(call, 2, 0); }
 static lu_jv t_divisible(lu_jcall *call) { return remainder_is(call, lu_j_arg_int(call, 0, 1), 0); }
 
 const lu_jbuiltin lu_j_tests[] = {
-    {"defined", t_defined, 0, ""},       {"undefined", t_undefined, 0, ""},
-    {"none", t_none, 0, ""},             {"string", t_string, 0, ""},
-    {"number", t_number, 0, ""},         {"integer", t_integer, 0, ""},
-    {"float", t_float, 0, ""},           {"boolean", t_boolean, 0, ""},
-    {"mapping", t_mapping, 0, ""},       {"iterable", t_iterable, 0, ""},
-    {"sequence", t_sequence, 0, ""},     {"callable", t_callable, 0, ""},
-    {"true", t_true, 0, ""},             {"false", t_false, 0, ""},
-    {"odd", t_odd, 0, ""},               {"even", t_even, 0, ""},
+    {"defined", t_defined, 0, ""},
+    {"undefined", t_undefined, 0, ""},
+    {"none", t_none, 0, ""},
+    {"string", t_string, 0, ""},
+    {"number", t_number, 0, ""},
+    {"integer", t_integer, 0, ""},
+    {"float", t_float, 0, ""},
+    {"boolean", t_boolean, 0, ""},
+    {"mapping", t_mapping, 0, ""},
+    {"iterable", t_iterable, 0, ""},
+    {"sequence", t_sequence, 0, ""},
+    {"callable", t_callable, 0, ""},
+    {"true", t_true, 0, ""},
+    {"false", t_false, 0, ""},
+    {"odd", t_odd, 0, ""},
+    {"even", t_even, 0, ""},
     {"divisibleby", t_divisible, 1, "num"},
     {"in", t_in, 1, "seq"},
-    {"equalto", t_equal, 1, "other"},    {"==", t_equal, 1, "other"},
-    {"eq", t_equal, 1, "other"},         {"sameas", t_equal, 1, "other"},
-    {"ne", t_unequal, 1, "other"},       {"!=", t_unequal, 1, "other"},
-    {"lt", t_less, 1, "other"},          {"<", t_less, 1, "other"},
-    {"lessthan", t_less, 1, "other"},    {"gt", t_greater, 1, "other"},
-    {">", t_greater, 1, "other"},        {"greaterthan", t_greater, 1, "other"},
-    {"le", t_at_most, 1, "other"},       {"<=", t_at_most, 1, "other"},
-    {"ge", t_at_least, 1, "other"},      {">=", t_at_least, 1, "other"},
+    {"equalto", t_equal, 1, "other"},
+    {"==", t_equal, 1, "other"},
+    {"eq", t_equal, 1, "other"},
+    {"sameas", t_equal, 1, "other"},
+    {"ne", t_unequal, 1, "other"},
+    {"!=", t_unequal, 1, "other"},
+    {"lt", t_less, 1, "other"},
+    {"<", t_less, 1, "other"},
+    {"lessthan", t_less, 1, "other"},
+    {"gt", t_greater, 1, "other"},
+    {">", t_greater, 1, "other"},
+    {"greaterthan", t_greater, 1, "other"},
+    {"le", t_at_most, 1, "other"},
+    {"<=", t_at_most, 1, "other"},
+    {"ge", t_at_least, 1, "other"},
+    {">=", t_at_least, 1, "other"},
     {NULL},
 };
 

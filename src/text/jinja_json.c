@@ -132,7 +132,9 @@ static void put_value(writer *w, lu_jv v)
 lu_jv lu_j_to_json(lu_jcall *call)
 {
     const lu_jv indent = call->a[1], separators = call->a[2];
-    writer w = {.env = call->env, .ascii = lu_j_arg_bool(call, 0, false), .sorted = lu_j_arg_bool(call, 3, false)};
+    writer w = {.env = call->env,
+                .ascii = lu_j_arg_bool(call, 0, false),
+                .sorted = lu_j_arg_bool(call, 3, false)};
     w.pretty = indent.type != J_ABSENT && indent.type != J_NONE;
     w.comma = lu_j_lit(w.pretty ? "," : ", ");
     w.colon = lu_j_lit(": ");

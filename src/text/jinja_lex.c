@@ -83,7 +83,10 @@ static bool tag_end(lexer *l, const char *delimiter, bool block)
 
 static int hex_digit(char c)
 {
-    return is_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return is_digit(c)            ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 /* One escape of a string literal; l->p is behind the backslash. */
@@ -101,7 +104,8 @@ static void escape(lexer *l, lu_jbuf *b)
         for (int i = 0; i < digits; i++, l->p++) {
             const int d = l->p < l->end ? hex_digit(*l->p) : -1;
             if (d < 0)
-                lu_j_fail(l->env, LUTRA_E_FORMAT, "escape \\%c needs %d hexadecimal digits", c, digits);
+                lu_j_fail(l->env, LUTRA_E_FORMAT, "escape \\%c needs %d hexadecimal digits", c,
+                          digits);
             code = code << 4 | (uint32_t)d;
         }
         if (code > 0x10FFFF)
@@ -197,7 +201,8 @@ static void operator_token(lexer *l)
     static const struct {
         char text[3];
         int op;
-    } pairs[] = {{"==", OP_EQ}, {"!=", OP_NE}, {"<=", OP_LE}, {">=", OP_GE}, {"//", OP_FLOORDIV}, {"**", OP_POW}};
+    } pairs[] = {{"==", OP_EQ}, {"!=", OP_NE},       {"<=", OP_LE},
+                 {">=", OP_GE}, {"//", OP_FLOORDIV}, {"**", OP_POW}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         if (at(l, pairs[i].text)) {
             push(l, T_OP)->op = pairs[i].op;

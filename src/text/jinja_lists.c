@@ -4,7 +4,10 @@
 
 #include "text/jinja_eval.h"
 
-static lu_jv f_length(lu_jcall *call) { return lu_j_int((int64_t)lu_j_length(call->env, call->self)); }
+static lu_jv f_length(lu_jcall *call)
+{
+    return lu_j_int((int64_t)lu_j_length(call->env, call->self));
+}
 
 static lu_jv f_first(lu_jcall *call)
 {
@@ -62,13 +65,15 @@ static lu_jv member(lu_jenv *env, lu_jv v, lu_jv path)
 static lu_jv f_join(lu_jcall *call)
 {
     const lu_jlist *items = lu_j_items(call->env, call->self);
-    const lu_jstr between = call->a[0].type == J_ABSENT ? lu_j_lit("") : lu_j_to_str(call->env, call->a[0]);
+    const lu_jstr between =
+        call->a[0].type == J_ABSENT ? lu_j_lit("") : lu_j_to_str(call->env, call->a[0]);
     const bool members = call->a[1].type != J_ABSENT && call->a[1].type != J_NONE;
     lu_jbuf b = {0};
     for (size_t i = 0; i < items->n; i++) {
         if (i)
             lu_j_put(call->env, &b, between.p, between.n);
-        lu_j_show(call->env, &b, members ? member(call->env, items->items[i], call->a[1]) : items->items[i]);
+        lu_j_show(call->env, &b,
+                  members ? member(call->env, items->items[i], call->a[1]) : items->items[i]);
     }
     return lu_j_take(&b);
 }
@@ -98,7 +103,8 @@ static const lu_jv *named(const lu_jargs *args, const char *name)
 static lu_jstr name_at(lu_jcall *call, size_t i)
 {
     if (call->args->n <= i || call->args->items[i].type != J_STR)
-        lu_j_fail(call->env, LUTRA_E_FORMAT, "%s: argument %zu must be a name", call->what->name, i + 1);
+        lu_j_fail(call->env, LUTRA_E_FORMAT, "%s: argument %zu must be a name", call->what->name,
+                  i + 1);
     return call->args->items[i].s;
 }
 
@@ -155,7 +161,8 @@ static lu_jv f_rejectattr(lu_jcall *call) { return chosen(call, true, false); }
 
 /* --- order ---------------------------------------------------------------------------------- */
 
-/* What an item is ordered by: a member if asked for, strings without their case unless asked for. */
+/* What an item is ordered by: a member if asked for, strings without their case unless asked for.
+ */
 static lu_jv order_key(lu_jenv *env, lu_jv v, lu_jv attribute, bool case_sensitive)
 {
     const lu_jargs none = {0};
@@ -180,14 +187,16 @@ static void sort_pairs(lu_jenv *env, lu_jpair *pairs, size_t n, bool down, lu_jp
     }
 }
 
-static lu_jv sorted(lu_jcall *call, const lu_jlist *items, lu_jv attribute, bool case_sensitive, bool down)
+static lu_jv sorted(lu_jcall *call, const lu_jlist *items, lu_jv attribute, bool case_sensitive,
+                    bool down)
 {
     lu_jenv *env = call->env;
     const lu_jv out = lu_j_list(env, J_LIST);
     const size_t n = items->n;
     lu_jpair *pairs = lu_j_alloc(env, n, sizeof *pairs);
     for (size_t i = 0; i < n; i++)
-        pairs[i] = (lu_jpair){order_key(env, items->items[i], attribute, case_sensitive), items->items[i]};
+        pairs[i] =
+            (lu_jpair){order_key(env, items->items[i], attribute, case_sensitive), items->items[i]};
     sort_pairs(env, pairs, n, down, lu_j_alloc(env, n, sizeof *pairs));
     for (size_t i = 0; i < n; i++)
         lu_j_append(env, out.list, pairs[i].value);
@@ -196,8 +205,8 @@ static lu_jv sorted(lu_jcall *call, const lu_jlist *items, lu_jv attribute, bool
 
 static lu_jv f_sort(lu_jcall *call)
 {
-    return sorted(call, lu_j_items(call->env, call->self), call->a[2], lu_j_arg_bool(call, 1, false),
-                  lu_j_arg_bool(call, 0, false));
+    return sorted(call, lu_j_items(call->env, call->self), call->a[2],
+                  lu_j_arg_bool(call, 1, false), lu_j_arg_bool(call, 0, false));
 }
 
 /* dictsort(case_sensitive=False, by='key', reverse=False): pairs in order */
@@ -218,7 +227,8 @@ static lu_jv f_unique(lu_jcall *call)
     const lu_jlist *items = lu_j_items(call->env, call->self);
     const lu_jv out = lu_j_list(call->env, J_ITER), seen = lu_j_dict(call->env, J_DICT);
     for (size_t i = 0, n = items->n; i < n; i++) {
-        const lu_jv key = order_key(call->env, items->items[i], call->a[1], lu_j_arg_bool(call, 0, false));
+        const lu_jv key =
+            order_key(call->env, items->items[i], call->a[1], lu_j_arg_bool(call, 0, false));
         if (lu_j_get(call->env, seen.dict, key))
             continue;
         lu_j_set(call->env, seen.dict, key, lu_j_none());
@@ -251,7 +261,9 @@ static lu_jv f_sum(lu_jcall *call)
     if (total.type == J_STR)
         lu_j_fail(call->env, LUTRA_E_FORMAT, "sum: cannot add strings, use join");
     for (size_t i = 0, n = items->n; i < n; i++)
-        total = lu_j_binary(call->env, '+', total, members ? member(call->env, items->items[i], call->a[0]) : items->items[i]);
+        total =
+            lu_j_binary(call->env, '+', total,
+                        members ? member(call->env, items->items[i], call->a[0]) : items->items[i]);
     return total;
 }
 

@@ -6,13 +6,17 @@
 
 static int64_t whole(lu_jv v) { return v.type == J_BOOL ? (int64_t)v.b : v.i; }
 
-static _Noreturn void too_big(lu_jenv *env) { lu_j_fail(env, LUTRA_E_LIMIT, "integer does not fit 64 bits"); }
+static _Noreturn void too_big(lu_jenv *env)
+{
+    lu_j_fail(env, LUTRA_E_LIMIT, "integer does not fit 64 bits");
+}
 
 static _Noreturn void by_zero(lu_jenv *env) { lu_j_fail(env, LUTRA_E_FORMAT, "division by zero"); }
 
 static const char *op_name(int op)
 {
-    static const char *const names[128] = {['+'] = "+", ['-'] = "-", ['*'] = "*", ['/'] = "/", ['%'] = "%"};
+    static const char *const names[128] = {
+        ['+'] = "+", ['-'] = "-", ['*'] = "*", ['/'] = "/", ['%'] = "%"};
     return op == OP_POW ? "**" : op == OP_FLOORDIV ? "//" : names[op];
 }
 
@@ -113,7 +117,8 @@ static lu_jv repeat(lu_jenv *env, lu_jv a, int64_t times)
 
 lu_jv lu_j_binary(lu_jenv *env, int op, lu_jv a, lu_jv b)
 {
-    const bool a_list = a.type == J_LIST || a.type == J_TUPLE, b_list = b.type == J_LIST || b.type == J_TUPLE;
+    const bool a_list = a.type == J_LIST || a.type == J_TUPLE,
+               b_list = b.type == J_LIST || b.type == J_TUPLE;
     if (op == '~' || (op == '+' && a.type == J_STR && b.type == J_STR)) {
         lu_jbuf text = {0};
         lu_j_show(env, &text, a);
@@ -121,8 +126,9 @@ lu_jv lu_j_binary(lu_jenv *env, int op, lu_jv a, lu_jv b)
         return lu_j_take(&text);
     }
     if (lu_j_is_number(a) && lu_j_is_number(b))
-        return a.type == J_FLOAT || b.type == J_FLOAT ? floats(env, op, lu_j_number(a), lu_j_number(b))
-                                                      : integers(env, op, whole(a), whole(b));
+        return a.type == J_FLOAT || b.type == J_FLOAT
+                   ? floats(env, op, lu_j_number(a), lu_j_number(b))
+                   : integers(env, op, whole(a), whole(b));
     if (op == '+' && a_list && a.type == b.type)
         return join_lists(env, a, b);
     if (op == '*' && (a.type == J_STR || a_list) && (b.type == J_INT || b.type == J_BOOL))
@@ -148,11 +154,15 @@ static lu_jv loop_attr(const lu_jloop *loop, lu_jstr name)
         const char *name;
         lu_jv value;
     } attrs[] = {
-        {"index", lu_j_int(i + 1)},      {"index0", lu_j_int(i)},
-        {"revindex", lu_j_int(n - i)},   {"revindex0", lu_j_int(n - i - 1)},
-        {"first", lu_j_bool(i == 0)},    {"last", lu_j_bool(i == n - 1)},
+        {"index", lu_j_int(i + 1)},
+        {"index0", lu_j_int(i)},
+        {"revindex", lu_j_int(n - i)},
+        {"revindex0", lu_j_int(n - i - 1)},
+        {"first", lu_j_bool(i == 0)},
+        {"last", lu_j_bool(i == n - 1)},
         {"length", lu_j_int(n)},
-        {"depth", lu_j_int(1)},          {"depth0", lu_j_int(0)}, /* these count recursive loops */
+        {"depth", lu_j_int(1)},
+        {"depth0", lu_j_int(0)}, /* these count recursive loops */
         {"previtem", i > 0 ? loop->items->items[i - 1] : lu_j_undefined(name)},
         {"nextitem", i + 1 < n ? loop->items->items[i + 1] : lu_j_undefined(name)},
     };
@@ -164,11 +174,11 @@ static lu_jv loop_attr(const lu_jloop *loop, lu_jstr name)
 
 static lu_jv method_of(lu_jenv *env, lu_jv a, lu_jstr name)
 {
-    const lu_jbuiltin *table = a.type == J_STR                          ? lu_j_str_methods
+    const lu_jbuiltin *table = a.type == J_STR                         ? lu_j_str_methods
                                : a.type == J_LIST || a.type == J_TUPLE ? lu_j_list_methods
-                               : a.type == J_DICT                       ? lu_j_dict_methods
-                               : a.type == J_LOOP                       ? lu_j_loop_methods
-                                                                        : NULL;
+                               : a.type == J_DICT                      ? lu_j_dict_methods
+                               : a.type == J_LOOP                      ? lu_j_loop_methods
+                                                                       : NULL;
     const lu_jbuiltin *row = table ? lu_j_row(table, name) : NULL;
     if (!row)
         return lu_j_undefined(name);
@@ -247,12 +257,14 @@ lu_jv lu_j_slice(lu_jenv *env, lu_jv a, lu_jv from, lu_jv to, lu_jv step)
     int64_t by = step.type == J_NONE ? 1 : bound(env, step, 1, 0, -n - 1, n + 1);
     if (by == 0)
         lu_j_fail(env, LUTRA_E_FORMAT, "slice step is zero");
-    const int64_t begin = by > 0 ? bound(env, from, 0, n, 0, n) : bound(env, from, n - 1, n, -1, n - 1);
+    const int64_t begin =
+        by > 0 ? bound(env, from, 0, n, 0, n) : bound(env, from, n - 1, n, -1, n - 1);
     const int64_t end = by > 0 ? bound(env, to, n, n, 0, n) : bound(env, to, -1, n, -1, n - 1);
     if (a.type == J_STR && by == 1) {
         const size_t first = lu_j_char_offset(a.s, (size_t)begin);
         const lu_jstr rest = {a.s.p + first, a.s.n - first};
-        return lu_j_str((lu_jstr){rest.p, end > begin ? lu_j_char_offset(rest, (size_t)(end - begin)) : 0});
+        return lu_j_str(
+            (lu_jstr){rest.p, end > begin ? lu_j_char_offset(rest, (size_t)(end - begin)) : 0});
     }
     const lu_jlist *items = lu_j_items(env, a);
     const lu_jv v = lu_j_list(env, a.type == J_STR ? J_LIST : a.type);

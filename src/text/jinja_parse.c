@@ -8,7 +8,8 @@
 
 static void describe(const lu_jtoken *t, char *out, size_t size)
 {
-    static const char *const kinds[] = {"text", "'{{'", "'}}'", "'{%'", "'%}'", "", "a string", "a number", "", "the end"};
+    static const char *const kinds[] = {"text", "'{{'",     "'}}'",     "'{%'", "'%}'",
+                                        "",     "a string", "a number", "",     "the end"};
     static const char *const ops[] = {"==", "!=", "<=", ">=", "//", "**"};
     if (t->type == T_NAME)
         snprintf(out, size, "'%.*s'", (int)(t->text.n < 60 ? t->text.n : 60), t->text.p);

@@ -8,7 +8,7 @@
 
 #define MAX_SOURCE ((size_t)1 << 20) /* the longest published template is near 20 KB */
 
-/* 20 million steps are about a second; the rest lets contents of tens of megabytes through. */
+/* 20 million steps take less than a second; the rest lets tens of megabytes of contents through. */
 const lu_jinja_options lu_jinja_defaults = {
     .work = 20000000,
     .memory = (size_t)512 << 20,
@@ -289,7 +289,8 @@ typedef struct request {
 static void render(lu_jenv *env, const request *r, lu_jbuf *out)
 {
     if (r->source.n > MAX_SOURCE)
-        lu_j_fail(env, LUTRA_E_LIMIT, "source has %zu bytes, at most %zu are read", r->source.n, MAX_SOURCE);
+        lu_j_fail(env, LUTRA_E_LIMIT, "source has %zu bytes, at most %zu are read", r->source.n,
+                  MAX_SOURCE);
     const lu_jtoken *tokens = lu_j_lex(env, r->source);
     const lu_jnode *root = lu_j_template(env, tokens);
     env->globals = lu_j_push_scope(env, NULL);
@@ -312,7 +313,7 @@ lutra_status lu_jinja_render(const char *source, size_t n, lu_jinja_context cont
                              const lu_jinja_options *options, char **text, size_t *n_text,
                              lutra_err *err)
 {
-    const request r = {{source, n}, context, arg};
+    const request r = {{n ? source : "", n}, context, arg};
     lu_jbuf out = {0};
     lu_jenv env = {.left = options ? *options : lu_jinja_defaults, .err = err, .line = 1};
     guarded(&env, &r, &out);

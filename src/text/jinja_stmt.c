@@ -52,7 +52,8 @@ static lu_jnode *target(lu_jparser *p, bool attribute)
         } else {
             node = lu_j_node(p, N_NAME);
             node->name = lu_j_expect_name(p);
-            if (lu_j_is(node->name, "true") || lu_j_is(node->name, "false") || lu_j_is(node->name, "none"))
+            if (lu_j_is(node->name, "true") || lu_j_is(node->name, "false") ||
+                lu_j_is(node->name, "none"))
                 lu_j_fail(p->env, LUTRA_E_FORMAT, "constants cannot be assigned to");
             if (p->loops && lu_j_is(node->name, "loop"))
                 lu_j_fail(p->env, LUTRA_E_FORMAT, "'loop' cannot be assigned to inside a loop");
@@ -175,7 +176,8 @@ static lu_jnode *parameters(lu_jparser *p)
             param->a = lu_j_expression(p, true);
             defaults = true;
         } else if (defaults) {
-            lu_j_fail(p->env, LUTRA_E_FORMAT, "parameter without default follows one with a default");
+            lu_j_fail(p->env, LUTRA_E_FORMAT,
+                      "parameter without default follows one with a default");
         }
         *tail = param;
         tail = &param->next;
@@ -258,9 +260,15 @@ static lu_jnode *statement(lu_jparser *p)
         const char *name;
         statement_fn parse;
     } statements[] = {
-        {"set", parse_set},       {"if", parse_if},       {"for", parse_for},
-        {"break", parse_break},   {"continue", parse_continue}, {"macro", parse_macro},
-        {"call", parse_call},     {"filter", parse_filter}, {"generation", parse_generation},
+        {"set", parse_set},
+        {"if", parse_if},
+        {"for", parse_for},
+        {"break", parse_break},
+        {"continue", parse_continue},
+        {"macro", parse_macro},
+        {"call", parse_call},
+        {"filter", parse_filter},
+        {"generation", parse_generation},
         {"with", parse_with},
     };
     if (p->t->type != T_NAME)

@@ -38,9 +38,9 @@ static lu_jv cased(lu_jcall *call, casing how)
     for (size_t i = 0, size; i < s.n; i += size) {
         const uint32_t c = lu_j_char(s.p + i, s.n - i, &size);
         const bool up = raised(how, before);
-        const utf8proc_int32_t mapped = !up                ? utf8proc_tolower((utf8proc_int32_t)c)
-                                        : how == UPPER     ? utf8proc_toupper((utf8proc_int32_t)c)
-                                                           : utf8proc_totitle((utf8proc_int32_t)c);
+        const utf8proc_int32_t mapped = !up            ? utf8proc_tolower((utf8proc_int32_t)c)
+                                        : how == UPPER ? utf8proc_toupper((utf8proc_int32_t)c)
+                                                       : utf8proc_totitle((utf8proc_int32_t)c);
         before = c;
         if (up && c == 0xDF)
             lu_j_put_text(call->env, &b, how == UPPER ? "SS" : "Ss");
@@ -113,7 +113,7 @@ static lu_jv s_find(lu_jcall *call)
 {
     const lu_jstr s = call->self.s;
     const char *hit = lu_j_find(call->env, s, lu_j_arg_str(call, 0));
-    return lu_j_int(!hit ? -1 : !s.n ? 0 : (int64_t)lu_j_char_count((lu_jstr){s.p, (size_t)(hit - s.p)}));
+    return lu_j_int(hit ? (int64_t)lu_j_char_count((lu_jstr){s.p, (size_t)(hit - s.p)}) : -1);
 }
 
 static lu_jv s_count(lu_jcall *call)
@@ -130,7 +130,8 @@ static lu_jv s_count(lu_jcall *call)
 
 static lu_jv s_replace(lu_jcall *call)
 {
-    const lu_jstr old = lu_j_to_str(call->env, call->a[0]), new_text = lu_j_to_str(call->env, call->a[1]);
+    const lu_jstr old = lu_j_to_str(call->env, call->a[0]),
+                  new_text = lu_j_to_str(call->env, call->a[1]);
     const int64_t count = call->a[2].type == J_NONE ? -1 : lu_j_arg_int(call, 2, -1);
     return lu_j_str(lu_j_replace(call->env, lu_j_self_str(call), old, new_text, count));
 }
@@ -287,7 +288,8 @@ static lu_jv f_string(lu_jcall *call) { return lu_j_str(lu_j_self_str(call)); }
 
 static lu_jv f_default(lu_jcall *call)
 {
-    const bool use = call->self.type == J_UNDEFINED || (lu_j_arg_bool(call, 1, false) && !lu_j_truth(call->self));
+    const bool use = call->self.type == J_UNDEFINED ||
+                     (lu_j_arg_bool(call, 1, false) && !lu_j_truth(call->self));
     return !use ? call->self : call->a[0].type == J_ABSENT ? lu_j_text("") : call->a[0];
 }
 
@@ -295,7 +297,9 @@ static lu_jv f_default(lu_jcall *call)
 static lu_jv f_indent(lu_jcall *call)
 {
     const bool first = lu_j_arg_bool(call, 1, false), blank = lu_j_arg_bool(call, 2, false);
-    const lu_jstr s = lu_j_self_str(call);
+    const lu_jstr s = call->self.s;
+    if (call->self.type != J_STR)
+        lu_j_wrong_type(call->env, "indent", call->self, "a string");
     lu_jbuf pad = {0}, b = {0};
     if (call->a[0].type == J_STR)
         lu_j_show(call->env, &pad, call->a[0]);
@@ -354,7 +358,8 @@ static lu_jv f_float(lu_jcall *call)
     double f = 0;
     if (lu_j_is_number(call->self))
         return lu_j_float(lu_j_number(call->self));
-    if (call->self.type == J_STR && lu_j_parse_float(lu_j_strip(call->self.s, NULL, true, true), &f))
+    if (call->self.type == J_STR &&
+        lu_j_parse_float(lu_j_strip(call->self.s, NULL, true, true), &f))
         return lu_j_float(f);
     return call->a[0].type == J_ABSENT ? lu_j_float(0) : call->a[0];
 }
@@ -384,7 +389,10 @@ static lu_jv f_round(lu_jcall *call)
         lu_j_fail(call->env, LUTRA_E_FORMAT, "round: method must be common, ceil or floor");
     if (common && call->self.type != J_FLOAT && precision >= 0)
         return call->self;
-    return lu_j_float((common ? nearbyint(f) : lu_j_is(method, "ceil") ? ceil(f) : floor(f)) / scale);
+    return lu_j_float((common                    ? nearbyint(f)
+                       : lu_j_is(method, "ceil") ? ceil(f)
+                                                 : floor(f)) /
+                      scale);
 }
 
 const lu_jbuiltin lu_j_text_filters[] = {

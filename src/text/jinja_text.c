@@ -50,7 +50,8 @@ void lu_j_put_char(lu_jenv *env, lu_jbuf *b, uint32_t code)
     lu_j_put(env, b, (const char *)bytes, (size_t)n);
 }
 
-lu_jv lu_j_take(const lu_jbuf *b) { return lu_j_str((lu_jstr){b->p, b->n}); }
+/* A string's pointer is never NULL, so that arithmetic on it is defined even for an empty one. */
+lu_jv lu_j_take(const lu_jbuf *b) { return lu_j_str((lu_jstr){b->n ? b->p : "", b->n}); }
 
 /* --- numbers -------------------------------------------------------------------------------- */
 
@@ -91,7 +92,7 @@ void lu_j_put_float(lu_jenv *env, lu_jbuf *b, double f)
         if (strtod(text, NULL) == f)
             break;
     }
-    const int exponent = atoi(strchr(text, 'e') + 1);
+    const int exponent = (int)strtol(strchr(text, 'e') + 1, NULL, 10);
     char digits[32];
     int n = 0;
     for (const char *p = text; *p != 'e'; p++)
@@ -163,8 +164,8 @@ size_t lu_j_space_size(const char *p, size_t n)
     size_t size;
     const uint32_t c = lu_j_char(p, n, &size);
     const bool space = (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 ||
-                       c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 ||
-                       c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+                       c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
+                       c == 0x202F || c == 0x205F || c == 0x3000;
     return space ? size : 0;
 }
 
@@ -206,7 +207,7 @@ const char *lu_j_find(lu_jenv *env, lu_jstr s, lu_jstr what)
 {
     lu_j_work(env, 1 + (s.n >> 6));
     if (!what.n)
-        return s.p ? s.p : "";
+        return s.p;
     while (s.n >= what.n) {
         const char *hit = memchr(s.p, what.p[0], s.n - what.n + 1);
         if (!hit)
@@ -264,7 +265,11 @@ static void repr_string(lu_jenv *env, lu_jbuf *b, lu_jstr s)
         else if (c == '\n' || c == '\r' || c == '\t')
             snprintf(text, sizeof text, "\\%c", c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
         else if (c != ' ' && (cat >= UTF8PROC_CATEGORY_ZS || cat == UTF8PROC_CATEGORY_CN))
-            snprintf(text, sizeof text, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", c);
+            snprintf(text, sizeof text,
+                     c < 0x100     ? "\\x%02x"
+                     : c < 0x10000 ? "\\u%04x"
+                                   : "\\U%08x",
+                     c);
         if (text[0])
             lu_j_put_text(env, b, text);
         else

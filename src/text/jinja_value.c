@@ -41,7 +41,8 @@ _Noreturn void lu_j_fail(lu_jenv *env, lutra_status status, const char *fmt, ...
 _Noreturn void lu_j_wrong_type(lu_jenv *env, const char *what, lu_jv v, const char *expected)
 {
     if (v.type == J_UNDEFINED)
-        lu_j_fail(env, LUTRA_E_FORMAT, "'%.*s' is undefined", (int)(v.s.n < 100 ? v.s.n : 100), v.s.p);
+        lu_j_fail(env, LUTRA_E_FORMAT, "'%.*s' is undefined", (int)(v.s.n < 100 ? v.s.n : 100),
+                  v.s.p);
     lu_j_fail(env, LUTRA_E_FORMAT, "%s: got %s, expected %s", what, lu_j_type_name(v), expected);
 }
 
@@ -172,13 +173,13 @@ void lu_j_set_text(lu_jenv *env, lu_jdict *d, const char *key, lu_jv value)
 const char *lu_j_type_name(lu_jv v)
 {
     static const char *const names[] = {
-        [J_ABSENT] = "nothing",     [J_UNDEFINED] = "an undefined value",
-        [J_NONE] = "none",          [J_BOOL] = "a boolean",
-        [J_INT] = "an integer",     [J_FLOAT] = "a float",
-        [J_STR] = "a string",       [J_LIST] = "a list",
-        [J_TUPLE] = "a tuple",      [J_ITER] = "an iterator",
-        [J_DICT] = "a dict",        [J_NAMESPACE] = "a namespace",
-        [J_LOOP] = "a loop",        [J_MACRO] = "a macro",
+        [J_ABSENT] = "nothing",      [J_UNDEFINED] = "an undefined value",
+        [J_NONE] = "none",           [J_BOOL] = "a boolean",
+        [J_INT] = "an integer",      [J_FLOAT] = "a float",
+        [J_STR] = "a string",        [J_LIST] = "a list",
+        [J_TUPLE] = "a tuple",       [J_ITER] = "an iterator",
+        [J_DICT] = "a dict",         [J_NAMESPACE] = "a namespace",
+        [J_LOOP] = "a loop",         [J_MACRO] = "a macro",
         [J_FUNCTION] = "a function", [J_METHOD] = "a method",
     };
     return names[v.type];

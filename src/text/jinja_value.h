@@ -96,9 +96,11 @@ struct lu_jenv {
 
 /* --- failures and limits -------------------------------------------------------------------- */
 
-_Noreturn void lu_j_fail(lu_jenv *env, lutra_status status, const char *fmt, ...) LUTRA_PRINTF(3, 4);
+_Noreturn void lu_j_fail(lu_jenv *env, lutra_status status, const char *fmt, ...)
+    LUTRA_PRINTF(3, 4);
 
-/* Fails if v is undefined (naming it), else as lu_j_fail with E_FORMAT "<what> is a <type>, <rest>". */
+/* Fails if v is undefined (naming it), else as lu_j_fail with E_FORMAT "<what> is a <type>,
+ * <rest>". */
 _Noreturn void lu_j_wrong_type(lu_jenv *env, const char *what, lu_jv v, const char *expected);
 
 void lu_j_work(lu_jenv *env, size_t units); /* fails once the work is spent */
@@ -114,8 +116,8 @@ lu_jv lu_j_none(void);
 lu_jv lu_j_bool(bool b);
 lu_jv lu_j_int(int64_t i);
 lu_jv lu_j_float(double f);
-lu_jv lu_j_str(lu_jstr s);               /* shares the bytes */
-lu_jv lu_j_text(const char *s);          /* shares the bytes of a C string */
+lu_jv lu_j_str(lu_jstr s);                    /* shares the bytes */
+lu_jv lu_j_text(const char *s);               /* shares the bytes of a C string */
 lu_jv lu_j_list(lu_jenv *env, lu_jtype type); /* empty; J_LIST, J_TUPLE or J_ITER */
 lu_jv lu_j_dict(lu_jenv *env, lu_jtype type); /* empty; J_DICT or J_NAMESPACE */
 

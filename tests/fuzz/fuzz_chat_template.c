@@ -11,7 +11,8 @@ static void define(lu_jenv *env, void *arg)
 {
     (void)arg;
     static const char *const roles[] = {"system", "user", "assistant", "user"};
-    static const char *const contents[] = {"Be brief.", " Hi \xf0\x9f\x98\x80\n", "<think>\nx\n</think>\n\n1.5", ""};
+    static const char *const contents[] = {"Be brief.", " Hi \xf0\x9f\x98\x80\n",
+                                           "<think>\nx\n</think>\n\n1.5", ""};
     const lu_jv list = lu_j_list(env, J_LIST);
     for (int i = 0; i < 4; i++) {
         const lu_jv message = lu_j_dict(env, J_DICT);

@@ -1,7 +1,7 @@
-/* test_perplexity.c - perplexity against an independent computation, the meaning of window, stride and
-   BOS against a plain loop over a session, and what is refused. With LUTRA_TEST_PERPLEXITY set to a
-   file name (val.txt) the recorded full-text values of every model in LUTRA_TEST_MODELS are checked
-   too: hundreds of thousands of tokens each, minutes on a small machine. */
+/* test_perplexity.c - perplexity against an independent computation, the meaning of window, stride
+   and BOS against a plain loop over a session, and what is refused. With LUTRA_TEST_PERPLEXITY set
+   to a file name (val.txt) the recorded full-text values of every model in LUTRA_TEST_MODELS are
+   checked too: hundreds of thousands of tokens each, minutes on a small machine. */
 #include <dirent.h>
 #include <math.h>
 #include <setjmp.h>
@@ -39,8 +39,8 @@ static lutra_model *open_model(lutra_ctx *ctx, const char *folder, lutra_dtype d
     return m;
 }
 
-static lutra_perplexity evaluate(lutra_ctx *ctx, const char *folder, const char *text_file, lutra_dtype dtype,
-                                 const lutra_perplexity_options *o)
+static lutra_perplexity evaluate(lutra_ctx *ctx, const char *folder, const char *text_file,
+                                 lutra_dtype dtype, const lutra_perplexity_options *o)
 {
     lutra_err err;
     lutra_perplexity p;
@@ -77,7 +77,8 @@ static void the_first_windows_of_a_text_agree_with_float64(void **state)
     assert_int_equal(p.windows, 6);
     assert_int_equal(p.predicted, 6 * 511);
     p = evaluate(ctx, "models/llama-8m", "models/text/val.txt", LUTRA_BF16, &o);
-    print_message("llama-8m, 6 windows: bf16 nll %.9f, %.0f tokens/s\n", p.nll, p.tokens_per_second);
+    print_message("llama-8m, 6 windows: bf16 nll %.9f, %.0f tokens/s\n", p.nll,
+                  p.tokens_per_second);
     assert_true(fabs(p.nll - NLL_OF_6_WINDOWS) <= 0.005); /* half a percent of perplexity */
     lutra_close(ctx);
 }
@@ -98,7 +99,8 @@ static double loss(const float *logits, int32_t id)
 }
 
 /* One window after another through a session, by the words of lutra/eval.h. */
-static double plain_loop(lutra_model *m, int64_t window, int64_t stride, bool bos, int64_t *predicted)
+static double plain_loop(lutra_model *m, int64_t window, int64_t stride, bool bos,
+                         int64_t *predicted)
 {
     static float logits[64 * VOCAB];
     lutra_err err;
@@ -144,7 +146,8 @@ static lutra_ctx *open_context(int threads)
 static void windows_strides_and_bos_mean_what_the_header_says(void **state)
 {
     (void)state;
-    static const int64_t cases[][2] = {{8, 8}, {8, 0}, {8, 3}, {8, 1}, {45, 45}, {2, 2}, {31, 14}, {44, 1}, {20, 19}};
+    static const int64_t cases[][2] = {{8, 8}, {8, 0},   {8, 3},  {8, 1},  {45, 45},
+                                       {2, 2}, {31, 14}, {44, 1}, {20, 19}};
     lutra_ctx *ctx = open_context(2);
     lutra_model *m = open_model(ctx, "tests/fixtures/tiny/mistral", LUTRA_F32);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
@@ -157,12 +160,13 @@ static void windows_strides_and_bos_mean_what_the_header_says(void **state)
             o.stride = cases[i][1];
             o.bos = bos;
             int64_t predicted;
-            const double expected = plain_loop(m, o.window, o.stride ? o.stride : o.window, bos, &predicted);
+            const double expected =
+                plain_loop(m, o.window, o.stride ? o.stride : o.window, bos, &predicted);
             must(lu_perplexity_of_ids(m, text_ids, TEXT, &o, &p, &err), &err);
             assert_int_equal(p.predicted, predicted);
             if (!(fabs(p.nll - expected) <= 1e-6 * expected))
-                fail_msg("window %d stride %d bos %d: nll %.9g, expected %.9g", (int)o.window, (int)o.stride, bos, p.nll,
-                         expected);
+                fail_msg("window %d stride %d bos %d: nll %.9g, expected %.9g", (int)o.window,
+                         (int)o.stride, bos, p.nll, expected);
         }
     lutra_model_close(m);
     lutra_close(ctx);
@@ -199,25 +203,25 @@ static void senseless_windows_are_refused(void **state)
         bool bos;
         lutra_status status;
     } cases[] = {
-        {46, 0, 0, TEXT, false, LUTRA_E_ARG},    /* longer than the text */
-        {65, 0, 0, TEXT, false, LUTRA_E_LIMIT},  /* longer than the context of 64 */
-        {64, 0, 0, TEXT, true, LUTRA_E_LIMIT},   /* BOS does not fit */
-        {1, 0, 0, TEXT, false, LUTRA_E_ARG},     /* predicts nothing */
-        {0, 0, 0, TEXT, true, LUTRA_E_ARG},
-        {-8, 0, 0, TEXT, false, LUTRA_E_ARG},
-        {8, 9, 0, TEXT, false, LUTRA_E_ARG},     /* leaves tokens out */
-        {8, -1, 0, TEXT, false, LUTRA_E_ARG},
-        {8, 0, -1, TEXT, false, LUTRA_E_ARG},
-        {8, 0, 0, 0, false, LUTRA_E_ARG},
-        {INT64_MAX, 0, 0, TEXT, true, LUTRA_E_LIMIT},
+        {46, 0, 0, TEXT, false, LUTRA_E_ARG},   /* longer than the text */
+        {65, 0, 0, TEXT, false, LUTRA_E_LIMIT}, /* longer than the context of 64 */
+        {64, 0, 0, TEXT, true, LUTRA_E_LIMIT},  /* BOS does not fit */
+        {1, 0, 0, TEXT, false, LUTRA_E_ARG},    /* predicts nothing */
+        {0, 0, 0, TEXT, true, LUTRA_E_ARG},     {-8, 0, 0, TEXT, false, LUTRA_E_ARG},
+        {8, 9, 0, TEXT, false, LUTRA_E_ARG}, /* leaves tokens out */
+        {8, -1, 0, TEXT, false, LUTRA_E_ARG},   {8, 0, -1, TEXT, false, LUTRA_E_ARG},
+        {8, 0, 0, 0, false, LUTRA_E_ARG},       {INT64_MAX, 0, 0, TEXT, true, LUTRA_E_LIMIT},
     };
     lutra_err err;
     lutra_perplexity p;
     lutra_ctx *ctx = open_context(1);
     lutra_model *m = open_model(ctx, "tests/fixtures/tiny/llama", LUTRA_F32);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        const lutra_perplexity_options o = {.size = sizeof o, .window = cases[i].window, .stride = cases[i].stride,
-                                            .bos = cases[i].bos, .max_windows = cases[i].max_windows};
+        const lutra_perplexity_options o = {.size = sizeof o,
+                                            .window = cases[i].window,
+                                            .stride = cases[i].stride,
+                                            .bos = cases[i].bos,
+                                            .max_windows = cases[i].max_windows};
         if (lu_perplexity_of_ids(m, text_ids, cases[i].n, &o, &p, &err) != cases[i].status)
             fail_msg("case %d: %s", (int)i, err.msg);
     }
@@ -274,7 +278,8 @@ static void check_recorded(lutra_ctx *ctx, const char *folder, const char *text)
     char path[1024];
     snprintf(path, sizeof path, "%s/reference.json", folder);
     must(lu_json_load(path, &json, &err), &err);
-    const json_t *runs = json_object_get(json_object_get(json_object_get(json, "perplexity"), lu_path_base(text)), "runs");
+    const json_t *runs = json_object_get(
+        json_object_get(json_object_get(json, "perplexity"), lu_path_base(text)), "runs");
     for (size_t i = 0; i < json_array_size(runs); i++) {
         const json_t *run = json_array_get(runs, i);
         lutra_perplexity_options o;
@@ -283,9 +288,9 @@ static void check_recorded(lutra_ctx *ctx, const char *folder, const char *text)
         o.bos = json_is_true(json_object_get(run, "bos"));
         const double expected = json_number_value(json_object_get(run, "ppl"));
         const lutra_perplexity p = evaluate(ctx, folder, text, LUTRA_BF16, &o);
-        print_message("%-18s %s window %d bos %d: %.3f, recorded %.3f (%+.3f %%), %.0f tokens/s\n", lu_path_base(folder),
-                      lu_path_base(text), (int)o.window, o.bos, p.perplexity, expected,
-                      100.0 * (p.perplexity / expected - 1.0), p.tokens_per_second);
+        print_message("%-18s %s window %d bos %d: %.3f, recorded %.3f (%+.3f %%), %.0f tokens/s\n",
+                      lu_path_base(folder), lu_path_base(text), (int)o.window, o.bos, p.perplexity,
+                      expected, 100.0 * (p.perplexity / expected - 1.0), p.tokens_per_second);
         assert_int_equal(p.predicted, json_integer_value(json_object_get(run, "predicted")));
         assert_true(fabs(p.perplexity / expected - 1.0) <= 0.005);
     }

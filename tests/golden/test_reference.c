@@ -4,7 +4,8 @@
 
    Float32 must agree to 1e-5 relative: both sides sum in float32, whose errors over a few hundred
    terms and eight layers measure 1e-6 against float64. A bf16 run rounds each linear's input to 8
-   bits, 2^-9 relative each, so single log-probabilities move by hundredths but their mean does not. */
+   bits, 2^-9 relative each, so single log-probabilities move by hundredths but their mean does not.
+ */
 #include <dirent.h>
 #include <math.h>
 #include <setjmp.h>
@@ -133,7 +134,8 @@ typedef struct {
     double worst;
 } hidden_check;
 
-static void compare_hidden(void *user, int64_t layer, const char *site, const float *x, int64_t rows, int64_t cols)
+static void compare_hidden(void *user, int64_t layer, const char *site, const float *x,
+                           int64_t rows, int64_t cols)
 {
     hidden_check *h = user;
     char name[64];
@@ -200,9 +202,9 @@ static int64_t argmax(const float *x, int64_t n, double *margin)
 }
 
 typedef struct {
-    double last_error;             /* relative, logits of the last position */
-    double mean_abs, mean;         /* of next_logprob - reference */
-    int64_t argmax_wrong;          /* where our own margin exceeds 2e-4 */
+    double last_error;     /* relative, logits of the last position */
+    double mean_abs, mean; /* of next_logprob - reference */
+    int64_t argmax_wrong;  /* where our own margin exceeds 2e-4 */
     int64_t argmax_same, positions;
 } long_result;
 
@@ -214,7 +216,8 @@ static long_result long_check(fixture *f)
     const int32_t *tops = tensor(f, "long.argmax")->data, *id = ids->data;
     const int64_t n = ids->shape[0];
     feed_all(f, ids);
-    r.last_error = relative(f->logits + (n - 1) * f->vocab, tensor(f, "long.last_logits")->data, f->vocab);
+    r.last_error =
+        relative(f->logits + (n - 1) * f->vocab, tensor(f, "long.last_logits")->data, f->vocab);
     for (int64_t t = 0; t < n; t++) {
         double margin;
         const bool same = argmax(f->logits + t * f->vocab, f->vocab, &margin) == tops[t];
@@ -238,7 +241,8 @@ static void greedy_check(fixture *f, int64_t *wrong, int64_t *same, int64_t *ste
     *wrong = *same = *steps = 0;
     for (size_t p = 0; p < json_array_size(greedy); p++) {
         const json_t *one = json_array_get(greedy, p), *prompt = json_object_get(one, "prompt_ids");
-        const json_t *answer = json_object_get(one, "continuation_ids"), *margins = json_object_get(one, "margins");
+        const json_t *answer = json_object_get(one, "continuation_ids"),
+                     *margins = json_object_get(one, "margins");
         must(lutra_session_truncate(f->session, 0, &err), &err);
         for (size_t i = 0; i < json_array_size(prompt); i++) {
             const int32_t id = (int32_t)json_integer_value(json_array_get(prompt, i));
@@ -266,9 +270,10 @@ static void float32_agrees_with_transformers(void **state)
         const double shorts = short_error(&f), hidden = hidden_error(&f);
         const long_result l = long_check(&f);
         greedy_check(&f, &wrong, &same, &steps);
-        print_message("f32  %-18s logits %.1e hidden %.1e long %.1e logprob mae %.1e argmax %d/%d greedy %d/%d\n",
-                      lu_path_base(folders[i]), shorts, hidden, l.last_error, l.mean_abs, (int)l.argmax_same,
-                      (int)l.positions, (int)same, (int)steps);
+        print_message("f32  %-18s logits %.1e hidden %.1e long %.1e logprob mae %.1e argmax %d/%d "
+                      "greedy %d/%d\n",
+                      lu_path_base(folders[i]), shorts, hidden, l.last_error, l.mean_abs,
+                      (int)l.argmax_same, (int)l.positions, (int)same, (int)steps);
         assert_true(shorts <= 1e-5);
         assert_true(hidden <= 1e-5);
         assert_true(l.last_error <= 1e-5);
@@ -289,11 +294,13 @@ static void bf16_stays_close_to_float32(void **state)
         const double shorts = short_error(&f), hidden = hidden_error(&f);
         const long_result l = long_check(&f);
         greedy_check(&f, &wrong, &same, &steps);
-        print_message("bf16 %-18s logits %.1e hidden %.1e long %.1e logprob mae %.1e mean %+.1e argmax %d/%d greedy %d/%d\n",
-                      lu_path_base(folders[i]), shorts, hidden, l.last_error, l.mean_abs, l.mean, (int)l.argmax_same,
-                      (int)l.positions, (int)same, (int)steps);
-        assert_true(shorts <= 2e-2);
-        assert_true(l.mean_abs <= 3e-2);
+        print_message("bf16 %-18s logits %.1e hidden %.1e long %.1e logprob mae %.1e mean %+.1e "
+                      "argmax %d/%d greedy %d/%d\n",
+                      lu_path_base(folders[i]), shorts, hidden, l.last_error, l.mean_abs, l.mean,
+                      (int)l.argmax_same, (int)l.positions, (int)same, (int)steps);
+        assert_true(shorts <= 1e-2);
+        assert_true(hidden <= 1e-2);
+        assert_true(l.mean_abs <= 2e-2);
         assert_true(fabs(l.mean) <= 3e-3); /* 0.3 % of perplexity */
         assert_true(l.argmax_same * 100 >= l.positions * 97);
         assert_true(same * 100 >= steps * 97);
@@ -305,6 +312,9 @@ static void add_folder(const char *folder)
 {
     char path[1024];
     join(path, sizeof path, folder, "reference.json");
+    for (int i = 0; i < n_folders; i++)
+        if (strcmp(lu_path_base(folders[i]), lu_path_base(folder)) == 0)
+            return; /* the copy in the tree */
     if (n_folders < MAX_MODELS && lu_path_exists(path))
         snprintf(folders[n_folders++], sizeof folders[0], "%s", folder);
 }

@@ -1,6 +1,7 @@
-/* test_tiny.c - tiny random models of every architecture (tests/fixtures/make_tiny_models.py) at every
-   CPU level of this machine: logits against the float64 oracle, and what must hold to the bit however
-   a sequence is cut, batched or spread over threads. Then what a session and a loader refuse. */
+/* test_tiny.c - tiny random models of every architecture (tests/fixtures/make_tiny_models.py) at
+   every CPU level of this machine: logits against the float64 oracle, and what must hold to the bit
+   however a sequence is cut, batched or spread over threads. Then what a session and a loader
+   refuse. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -74,7 +75,8 @@ static void run_session(tiny *t, int64_t step, float *out)
     lutra_session *s;
     must(lutra_session_open(t->model, TOKENS, &s, &err), &err);
     for (int64_t at = 0; at < TOKENS; at += step)
-        must(lutra_session_feed(s, t->ids + at, TOKENS - at < step ? TOKENS - at : step, true, out + at * VOCAB, &err),
+        must(lutra_session_feed(s, t->ids + at, TOKENS - at < step ? TOKENS - at : step, true,
+                                out + at * VOCAB, &err),
              &err);
     assert_int_equal(lutra_session_length(s), TOKENS);
     lutra_session_close(s);
@@ -102,7 +104,8 @@ static void logits_match_the_oracle_at_every_level(void **state)
             run_session(&t, TOKENS, out);
             const double e = relative(out, t.expected, TOKENS * VOCAB);
             if (!(e <= 1e-5))
-                fail_msg("%s at %s: relative error %g", names[i], lu_level_name((lu_level)level), e);
+                fail_msg("%s at %s: relative error %g", names[i], lu_level_name((lu_level)level),
+                         e);
             close_tiny(&t);
         }
 }
@@ -120,7 +123,8 @@ static void bf16_logits_stay_near_the_oracle(void **state)
             run_session(&t, TOKENS, out);
             const double e = relative(out, t.expected, TOKENS * VOCAB);
             if (!(e <= 3e-2))
-                fail_msg("%s at %s: relative error %g", names[i], lu_level_name((lu_level)level), e);
+                fail_msg("%s at %s: relative error %g", names[i], lu_level_name((lu_level)level),
+                         e);
             close_tiny(&t);
         }
 }
@@ -292,7 +296,8 @@ static void opening_survives_every_failed_allocation(void **state)
     lutra_err err;
     lutra_ctx *ctx;
     must(lutra_open(NULL, &ctx, &err), &err);
-    static const char *const folders[] = {"tests/fixtures/tiny/llama-int3", "tests/fixtures/tiny/mixtral"};
+    static const char *const folders[] = {"tests/fixtures/tiny/llama-int3",
+                                          "tests/fixtures/tiny/mixtral"};
     for (int i = 0; i < 2; i++)
         for (int64_t n = 1;; n++) {
             lutra_model *m = NULL;
@@ -317,12 +322,16 @@ static void opening_survives_every_failed_allocation(void **state)
 /* --- models that do not fit together --------------------------------------------------------- */
 
 /* A folder with the tensors of a tiny model and its config.json with `from` replaced by `to`. */
-static void expect_refusal(const char *name, const char *from, const char *to, lutra_status status, const char *word)
+static void expect_refusal(const char *name, const char *from, const char *to, lutra_status status,
+                           const char *word)
 {
     lutra_err err;
     lutra_ctx *ctx;
     lutra_model *m = NULL;
-    char folder[] = "/tmp/lutra-tiny-XX" "XX" "XX", path[512], cwd[256], target[512], *text;
+    char folder[] = "/tmp/lutra-tiny-XX"
+                    "XX"
+                    "XX",
+         path[512], cwd[256], target[512], *text;
     size_t size;
     assert_non_null(mkdtemp(folder));
     snprintf(path, sizeof path, "tests/fixtures/tiny/%s/config.json", name);
@@ -359,14 +368,20 @@ static void tensors_that_do_not_fit_the_config_are_named(void **state)
                    "model.layers.0.mlp.gate_proj.weight has shape [80, 48], expected [88, 48]");
     expect_refusal("llama", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", bad,
                    "model.layers.2.input_layernorm.weight is missing");
-    expect_refusal("llama", "\"vocab_size\": 96", "\"vocab_size\": 97", bad, "model.embed_tokens.weight");
-    expect_refusal("llama", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 4", bad, "k_proj.weight");
+    expect_refusal("llama", "\"vocab_size\": 96", "\"vocab_size\": 97", bad,
+                   "model.embed_tokens.weight");
+    expect_refusal("llama", "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 4", bad,
+                   "k_proj.weight");
     expect_refusal("qwen2", "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false", bad,
                    "lm_head.weight is missing");
-    expect_refusal("mistral", "MistralForCausalLM", "Qwen2ForCausalLM", bad, "q_proj.bias is missing");
-    expect_refusal("mistral", "MistralForCausalLM", "Qwen3ForCausalLM", LUTRA_E_UNSUPPORTED, "MixtralForCausalLM");
-    expect_refusal("mixtral", "\"num_local_experts\": 4", "\"num_local_experts\": 5", bad, "block_sparse_moe.gate");
-    expect_refusal("llama-int3", "\"hidden_size\": 48", "\"hidden_size\": 64", bad, "codes has shape [96, 18]");
+    expect_refusal("mistral", "MistralForCausalLM", "Qwen2ForCausalLM", bad,
+                   "q_proj.bias is missing");
+    expect_refusal("mistral", "MistralForCausalLM", "Qwen3ForCausalLM", LUTRA_E_UNSUPPORTED,
+                   "MixtralForCausalLM");
+    expect_refusal("mixtral", "\"num_local_experts\": 4", "\"num_local_experts\": 5", bad,
+                   "block_sparse_moe.gate");
+    expect_refusal("llama-int3", "\"hidden_size\": 48", "\"hidden_size\": 64", bad,
+                   "codes has shape [96, 18]");
 }
 
 int main(void)

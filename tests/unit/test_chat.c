@@ -46,9 +46,9 @@ static bool renders_as_expected(const char *name, const lu_chat_config *config, 
     char *text = NULL, message[600];
     size_t n = 0;
     lutra_err err = {0};
-    const lutra_status status = lu_chat_render(config, messages, (int)count,
-                                               json_is_true(json_object_get(chat, "add_generation_prompt")),
-                                               &text, &n, &err);
+    const lutra_status status = lu_chat_render(
+        config, messages, (int)count, json_is_true(json_object_get(chat, "add_generation_prompt")),
+        &text, &n, &err);
     bool same;
     if (want) {
         same = status == LUTRA_OK && n == strlen(want) && strcmp(text, want) == 0;
@@ -69,10 +69,13 @@ static void check_file(const char *path, size_t at_least)
     json_t *rows = NULL, *row, *chat;
     size_t i, k, seen = 0, wrong = 0;
     assert_int_equal(lu_json_load(path, &rows, NULL), LUTRA_OK);
-    json_array_foreach (rows, i, row) {
+    json_array_foreach(rows, i, row)
+    {
         const lu_chat_config config = config_of(row);
-        json_array_foreach (json_object_get(row, "chat"), k, chat) {
-            wrong += !renders_as_expected(json_string_value(json_object_get(row, "name")), &config, chat);
+        json_array_foreach(json_object_get(row, "chat"), k, chat)
+        {
+            wrong += !renders_as_expected(json_string_value(json_object_get(row, "name")), &config,
+                                          chat);
             seen++;
         }
     }
@@ -118,14 +121,15 @@ static char folder[64];
 static int make_folder(void **state)
 {
     (void)state;
-    strcpy(folder, "/tmp/lutra_chat_XXXXXX");
+    snprintf(folder, sizeof folder, "%s", "/tmp/lutra-test-chat-XXXXXX");
     return mkdtemp(folder) ? 0 : -1;
 }
 
 static int drop_folder(void **state)
 {
     (void)state;
-    static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json", "tokenizer.json"};
+    static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json",
+                                        "tokenizer.json"};
     for (size_t i = 0; i < 3; i++) {
         char *path = lu_path_join(folder, names[i]);
         unlink(path);
@@ -156,8 +160,9 @@ static void tokens_may_be_strings_or_objects(void **state)
 {
     (void)state;
     lu_chat_config c;
-    put("tokenizer_config.json", "{\"bos_token\": {\"content\": \"<s>\", \"lstrip\": false}, \"eos_token\": \"</s>\","
-                                 "\"pad_token\": null, \"chat_template\": \"{{ bos_token }}x\"}");
+    put("tokenizer_config.json",
+        "{\"bos_token\": {\"content\": \"<s>\", \"lstrip\": false}, \"eos_token\": \"</s>\","
+        "\"pad_token\": null, \"chat_template\": \"{{ bos_token }}x\"}");
     assert_int_equal(lu_chat_config_load(folder, &c, NULL), LUTRA_OK);
     assert_string_equal(c.bos_token, "<s>");
     assert_string_equal(c.eos_token, "</s>");
@@ -171,8 +176,9 @@ static void of_named_templates_the_default_is_taken(void **state)
 {
     (void)state;
     lu_chat_config c;
-    put("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"tool_use\", \"template\": \"t\"},"
-                                 "{\"name\": \"default\", \"template\": \"d\"}]}");
+    put("tokenizer_config.json",
+        "{\"chat_template\": [{\"name\": \"tool_use\", \"template\": \"t\"},"
+        "{\"name\": \"default\", \"template\": \"d\"}]}");
     assert_int_equal(lu_chat_config_load(folder, &c, NULL), LUTRA_OK);
     assert_string_equal(c.chat_template, "d");
     lu_chat_config_free(&c);
@@ -193,8 +199,12 @@ static void the_template_file_wins(void **state)
 static void malformed_configs_are_refused_by_name(void **state)
 {
     (void)state;
-    static const char *const configs[] = {"[1]", "{\"bos_token\": 3}", "{\"eos_token\": {\"id\": 3}}",
-                                          "{\"chat_template\": 5}", "{\"chat_template\": []}", "{"};
+    static const char *const configs[] = {"[1]",
+                                          "{\"bos_token\": 3}",
+                                          "{\"eos_token\": {\"id\": 3}}",
+                                          "{\"chat_template\": 5}",
+                                          "{\"chat_template\": []}",
+                                          "{"};
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
         lu_chat_config c = {0};
         lutra_err err = {0};
@@ -213,13 +223,15 @@ static void a_tokenizer_renders_with_its_folder(void **state)
     lutra_err err = {0};
     char *text = NULL;
     size_t n = 0;
-    put("tokenizer.json", "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": []}}");
+    put("tokenizer.json",
+        "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": []}}");
     put("tokenizer_config.json", "{\"bos_token\": \"<s>\"}");
     assert_int_equal(lutra_tokenizer_open(folder, &t, &err), LUTRA_OK);
     assert_false(lutra_has_chat_template(t));
     assert_int_equal(lutra_chat_render(t, messages, 1, true, &text, &n, &err), LUTRA_E_ARG);
     lutra_tokenizer_close(t);
-    put("chat_template.jinja", "{{ bos_token }}{{ messages[0].content }}{{ add_generation_prompt }}");
+    put("chat_template.jinja",
+        "{{ bos_token }}{{ messages[0].content }}{{ add_generation_prompt }}");
     assert_int_equal(lutra_tokenizer_open(folder, &t, &err), LUTRA_OK);
     assert_true(lutra_has_chat_template(t));
     assert_int_equal(lutra_chat_render(t, messages, 1, true, &text, &n, &err), LUTRA_OK);
@@ -233,7 +245,8 @@ static void loading_and_rendering_survive_every_failed_allocation(void **state)
 {
     (void)state;
     put("tokenizer_config.json", "{\"bos_token\": \"<s>\", \"eos_token\": \"</s>\"}");
-    put("chat_template.jinja", "{{ bos_token }}{% for m in messages %}{{ m.role|upper }}: {{ m.content }}\n{% endfor %}");
+    put("chat_template.jinja",
+        "{{ bos_token }}{% for m in messages %}{{ m.role|upper }}: {{ m.content }}\n{% endfor %}");
     const lutra_message messages[] = {{"user", "a"}, {"assistant", "b"}};
     for (int64_t n = 1;; n++) {
         lu_chat_config c = {0};

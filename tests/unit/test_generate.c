@@ -1,5 +1,5 @@
-/* test_generate.c - lutra_generate over a tiny model: greedy continuation by hand, limits, end tokens,
-   the caller's stop, and what the session holds afterwards. */
+/* test_generate.c - lutra_generate over a tiny model: greedy continuation by hand, limits, end
+   tokens, the caller's stop, and what the session holds afterwards. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -221,8 +221,13 @@ static void the_same_seed_gives_the_same_text(void **state)
     lutra_err err;
     for (uint64_t seed = 0; seed < 4; seed++) {
         lutra_generation g = greedy(&a, 16);
-        g.sampling = (lutra_sampling){.size = sizeof g.sampling, .temperature = 1.5f, .top_k = 20, .top_p = 0.9f,
-                                      .min_p = 0.01f, .repetition_penalty = 1.1f, .seed = seed};
+        g.sampling = (lutra_sampling){.size = sizeof g.sampling,
+                                      .temperature = 1.5f,
+                                      .top_k = 20,
+                                      .top_p = 0.9f,
+                                      .min_p = 0.01f,
+                                      .repetition_penalty = 1.1f,
+                                      .seed = seed};
         must(lutra_session_truncate(b->session, 0, &err), &err);
         must(lutra_generate(b->session, prompt, N_PROMPT, &g, NULL, &err), &err);
         memset(&c, 0, sizeof c);

@@ -22,7 +22,7 @@ static lu_jv from_json(lu_jenv *env, const json_t *j)
         const lu_jv v = lu_j_dict(env, J_DICT);
         const char *key;
         json_t *value;
-        json_object_foreach ((json_t *)j, key, value)
+        json_object_foreach((json_t *)j, key, value)
             lu_j_set_text(env, v.dict, key, from_json(env, value));
         return v;
     }
@@ -44,8 +44,7 @@ static void define(lu_jenv *env, void *arg)
 {
     const char *key;
     json_t *value;
-    json_object_foreach ((json_t *)arg, key, value)
-        lu_j_global(env, key, from_json(env, value));
+    json_object_foreach((json_t *)arg, key, value) lu_j_global(env, key, from_json(env, value));
 }
 
 static lutra_status render(const char *template, json_t *context, const lu_jinja_options *options,
@@ -53,7 +52,8 @@ static lutra_status render(const char *template, json_t *context, const lu_jinja
 {
     size_t n;
     *text = NULL;
-    return lu_jinja_render(template, strlen(template), context ? define : NULL, context, options, text, &n, err);
+    return lu_jinja_render(template, strlen(template), context ? define : NULL, context, options,
+                           text, &n, err);
 }
 
 static json_t *cases(void)
@@ -73,7 +73,8 @@ static bool agrees(json_t *row)
     const char *refused = json_string_value(json_object_get(row, "refused"));
     lutra_err err = {0};
     char *text, message[600];
-    const lutra_status status = render(template, json_object_get(row, "context"), NULL, &text, &err);
+    const lutra_status status =
+        render(template, json_object_get(row, "context"), NULL, &text, &err);
     bool same;
     if (want) {
         same = status == LUTRA_OK && strcmp(text, want) == 0;
@@ -85,8 +86,10 @@ static bool agrees(json_t *row)
         same = same && text == NULL && strncmp(err.msg, "chat template line 1: ", 22) == 0;
     }
     if (!same)
-        print_error("template %s\n  gives %d %s\n  not   %s\n", template, (int)status, text ? text : err.msg,
-                    want ? want : json_string_value(json_object_get(row, refused ? "refused" : "error")));
+        print_error("template %s\n  gives %d %s\n  not   %s\n", template, (int)status,
+                    text ? text : err.msg,
+                    want ? want
+                         : json_string_value(json_object_get(row, refused ? "refused" : "error")));
     lu_free(text);
     return same;
 }
@@ -102,8 +105,8 @@ static void every_case_is_as_jinja_has_it(void **state)
     assert_int_equal(wrong, 0);
 }
 
-static void expect_failure(const char *template, const lu_jinja_options *options, lutra_status status,
-                           const char *message)
+static void expect_failure(const char *template, const lu_jinja_options *options,
+                           lutra_status status, const char *message)
 {
     lutra_err err = {0};
     char *text;
@@ -115,11 +118,14 @@ static void expect_failure(const char *template, const lu_jinja_options *options
 static void messages_name_the_line_and_the_thing(void **state)
 {
     (void)state;
-    expect_failure("a\n\n{{ x|frob }}", NULL, LUTRA_E_UNSUPPORTED, "chat template line 3: unknown filter 'frob'");
+    expect_failure("a\n\n{{ x|frob }}", NULL, LUTRA_E_UNSUPPORTED,
+                   "chat template line 3: unknown filter 'frob'");
     expect_failure("{% if true %}\n{{ 1 is frob }}{% endif %}", NULL, LUTRA_E_UNSUPPORTED,
                    "chat template line 2: unknown test 'frob'");
-    expect_failure("\n{% frob %}", NULL, LUTRA_E_UNSUPPORTED, "chat template line 2: unknown statement 'frob'");
-    expect_failure("{{ frob(1) }}", NULL, LUTRA_E_UNSUPPORTED, "chat template line 1: unknown function 'frob'");
+    expect_failure("\n{% frob %}", NULL, LUTRA_E_UNSUPPORTED,
+                   "chat template line 2: unknown statement 'frob'");
+    expect_failure("{{ frob(1) }}", NULL, LUTRA_E_UNSUPPORTED,
+                   "chat template line 1: unknown function 'frob'");
     expect_failure("{{ 'a'.frob() }}", NULL, LUTRA_E_UNSUPPORTED,
                    "chat template line 1: unknown method 'frob' of a string");
     expect_failure("{{ a.b }}", NULL, LUTRA_E_FORMAT, "chat template line 1: 'a' is undefined");
@@ -145,7 +151,8 @@ static void endless_templates_meet_a_limit(void **state)
     (void)state;
     static const char *const templates[] = {
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{% set ns = namespace(s='0123456789') %}{% for a in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        "{% set ns = namespace(s='0123456789') %}{% for a in range(60) %}{% set ns.s = ns.s ~ ns.s "
+        "%}{% endfor %}",
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         "{% set l = [] %}{{ l.append(l) }}{{ l }}",
         "{% set l = [] %}{{ l.append(l) }}{{ l|tojson }}",
@@ -160,7 +167,8 @@ static void endless_templates_meet_a_limit(void **state)
         "{{ -9223372036854775807 - 2 }}",
         "{{ 99999999999999999999 }}",
         "{{ 'a'|indent(9999999999) }}",
-        "{% set s = 'a' * 1000000 %}{% for i in range(99999) %}{{ s.count('aaaaaaaaaaaaaaaaaaaaaaaab') }}{% endfor %}",
+        "{% set s = 'a' * 1000000 %}{% for i in range(99999) %}{{ "
+        "s.count('aaaaaaaaaaaaaaaaaaaaaaaab') }}{% endfor %}",
         "{% set s = 'a' * 1000000 %}{% for i in range(99999) %}{{ s[-1] }}{% endfor %}",
         "{% set s = ' ' * 1000000 %}{% for i in range(99999) %}{{ s|trim }}{% endfor %}",
     };
@@ -178,7 +186,17 @@ static void endless_templates_meet_a_limit(void **state)
 static void deep_sources_meet_a_limit(void **state)
 {
     (void)state;
-    static const char *const pieces[] = {"(", "[", "{1:", "-", "not ", "a if a else ", "a[", "f(", "1+(", "{% if 1 %}", "{% for x in 1 %}"};
+    static const char *const pieces[] = {"(",
+                                         "[",
+                                         "{1:",
+                                         "-",
+                                         "not ",
+                                         "a if a else ",
+                                         "a[",
+                                         "f(",
+                                         "1+(",
+                                         "{% if 1 %}",
+                                         "{% for x in 1 %}"};
     for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
         const size_t n = strlen(pieces[i]), times = 5000;
         char *source = lu_alloc(n * times + 8), *p = source;
@@ -213,17 +231,20 @@ static void each_limit_can_be_set(void **state)
     (void)state;
     lu_jinja_options o = lu_jinja_defaults;
     o.output = 10;
-    expect_failure("{{ 'x' * 11 }}", &o, LUTRA_E_LIMIT, "chat template line 1: text is longer than 10 bytes");
+    expect_failure("{{ 'x' * 11 }}", &o, LUTRA_E_LIMIT,
+                   "chat template line 1: text is longer than 10 bytes");
     o = lu_jinja_defaults;
     o.range = 3;
-    expect_failure("{{ range(4) }}", &o, LUTRA_E_LIMIT, "chat template line 1: range has more than 3 items");
+    expect_failure("{{ range(4) }}", &o, LUTRA_E_LIMIT,
+                   "chat template line 1: range has more than 3 items");
     o = lu_jinja_defaults;
     o.work = 100;
     expect_failure("{% for x in range(100) %}{% endfor %}", &o, LUTRA_E_LIMIT,
                    "chat template line 1: evaluation takes too long");
     o = lu_jinja_defaults;
     o.memory = 20000;
-    expect_failure("{{ 'x' * 50000 }}", &o, LUTRA_E_LIMIT, "chat template line 1: values take too much memory");
+    expect_failure("{{ 'x' * 50000 }}", &o, LUTRA_E_LIMIT,
+                   "chat template line 1: values take too much memory");
 }
 
 static void dates_are_those_of_strftime(void **state)
@@ -236,7 +257,9 @@ static void dates_are_those_of_strftime(void **state)
     char want[64], *text;
     assert_non_null(localtime_r(&now, &local));
     strftime(want, sizeof want, "[%d %b %Y|]", &local);
-    assert_int_equal(render("[{{ strftime_now('%d %b %Y') }}|{{ strftime_now('') }}]", NULL, &o, &text, NULL), LUTRA_OK);
+    assert_int_equal(
+        render("[{{ strftime_now('%d %b %Y') }}|{{ strftime_now('') }}]", NULL, &o, &text, NULL),
+        LUTRA_OK);
     assert_string_equal(text, want);
     lu_free(text);
     expect_failure("{{ strftime_now('%9999d') }}", &o, LUTRA_E_LIMIT,
@@ -247,7 +270,9 @@ static void append_changes_the_list(void **state)
 {
     (void)state;
     char *text;
-    assert_int_equal(render("{% set l = [1] %}{% set _ = l.append(2) %}{{ l }}", NULL, NULL, &text, NULL), LUTRA_OK);
+    assert_int_equal(
+        render("{% set l = [1] %}{% set _ = l.append(2) %}{{ l }}", NULL, NULL, &text, NULL),
+        LUTRA_OK);
     assert_string_equal(text, "[1, 2]");
     lu_free(text);
 }
@@ -256,17 +281,21 @@ static void bytes_that_are_no_text_pass_through(void **state)
 {
     (void)state;
     char *text;
-    assert_int_equal(render("a\xff\xc3{{ '\xf0\x9f'|length }}{{ '\xe2\x82 '|trim }}{{ '\x80'|upper }}", NULL, NULL, &text, NULL), LUTRA_OK);
-    assert_string_equal(text, "a\xff\xc3" "2\xe2\x82\x80");
+    assert_int_equal(
+        render("a\xff\xc3{{ '\xf0\x9f'|length }}{{ '\xe2\x82 '|trim }}{{ '\x80'|upper }}", NULL,
+               NULL, &text, NULL),
+        LUTRA_OK);
+    assert_string_equal(text, "a\xff\xc3"
+                              "2\xe2\x82\x80");
     lu_free(text);
 }
 
 static void every_failed_allocation_is_reported(void **state)
 {
     (void)state;
-    static const char template[] =
-        "{% macro m(a, b=2) %}{{ a }}{{ b }}{% endmacro %}{% for x in range(2000) %}{{ m(x)|trim ~ [x, {'a': x}]|tojson }}"
-        "{% endfor %}{{ ['b', 'a']|sort|join(', ') }}{{ 'x' * 100000 }}";
+    static const char template[] = "{% macro m(a, b=2) %}{{ a }}{{ b }}{% endmacro %}{% for x in "
+                                   "range(2000) %}{{ m(x)|trim ~ [x, {'a': x}]|tojson }}"
+                                   "{% endfor %}{{ ['b', 'a']|sort|join(', ') }}{{ 'x' * 100000 }}";
     for (int64_t n = 1;; n++) {
         char *text;
         lutra_err err = {0};

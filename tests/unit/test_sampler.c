@@ -17,7 +17,8 @@
 #define N 12
 
 /* Probabilities in no order, all different, sum 1. */
-static const double share[N] = {0.05, 0.20, 0.01, 0.16, 0.12, 0.03, 0.10, 0.02, 0.15, 0.06, 0.08, 0.02000001};
+static const double share[N] = {0.05, 0.20, 0.01, 0.16, 0.12, 0.03,
+                                0.10, 0.02, 0.15, 0.06, 0.08, 0.02000001};
 
 static lutra_sampler *open_sampler(lutra_sampling p, int64_t vocab)
 {

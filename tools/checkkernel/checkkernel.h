@@ -1,5 +1,5 @@
 /* checkkernel.h - the parts of checkkernel: guarded operands, test inputs, verdicts, child
-   processes (harness.c), the checks themselves (check_*.c) and timing (bench.c).
+   processes (harness.c), the checks themselves (check_*.c) and benchmarks (bench.c).
 
    A check runs one kernel over many cases. A case names itself with ck_case, takes its operands
    from ck_output and ck_input, runs the kernel and compares through ck_close or ck_same. The first

@@ -1,5 +1,5 @@
 /* attention_impl.h - blocked streaming attention on vectors. Included once by each level's
-   *_attention.c after its vector header, so everything here is static.
+   *_attention.c, so everything here is static.
 
    A row is one (query, head); rows are ordered heads first, so rows of a tile mostly see the same
    keys. For every block of 64 rows, for every block of 64 keys: the keys are transposed once
@@ -10,6 +10,13 @@
    at absolute positions; a key a row does not see is masked before the maximum and, where rows of
    a tile differ in what they see, values are added row by row. So a query's bits are the same in
    every batch, and non-finite values at positions it does not see do not reach it. */
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "kern/attend_scratch.h"
+#include "kern/levels.h"
+#include "kern/x86/vec_math.h"
 
 #define ROWS LU_ATTEND_ROWS
 #define KEYS LU_ATTEND_KEYS

@@ -1,10 +1,4 @@
-/* avx512_rows.c - row kernels for AVX-512: rows_impl.h on vec_avx512.h. Exports its fill function
- * only. */
-#include "kern/levels.h"
-#include "kern/x86/vec_avx512.h"
-
-#include "kern/x86/vec_math.h"
-
+/* avx512_rows.c - rows_impl.h compiled for AVX-512. Exports its fill function only. */
 #include "kern/x86/rows_impl.h"
 
 void lu_fill_avx512_rows(lu_ops *ops) { fill_rows(ops); }

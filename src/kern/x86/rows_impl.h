@@ -1,6 +1,9 @@
-/* rows_impl.h - the row kernels of ref/rows.c, ref/reduce.c and ref/convert.c on vectors. Included
-   once by each level's *_rows.c after its vector header, so everything here is static. The loops
-   have one form: whole vectors and the tail are the same code with n = min(LANES, what is left). */
+/* rows_impl.h - the row kernels of rows_ref.c, reduce_ref.c and convert_ref.c on vectors. Included
+   once by each level's *_rows.c, so everything here is static. The loops have one form: whole
+   vectors and the tail are the same code with n = min(LANES, what is left). */
+
+#include "kern/levels.h"
+#include "kern/x86/vec_math.h"
 
 static inline int64_t step(int64_t n, int64_t i) { return n - i < LANES ? n - i : LANES; }
 
@@ -78,7 +81,7 @@ static void silu_mul(float *y, const float *gate, const float *up, int64_t n)
 
 static void gelu_mul(float *y, const float *gate, const float *up, int64_t n)
 {
-    const vec a = v_set1(1.5957691216f), b = v_set1(0.0713548163f); /* see ref/rows.c */
+    const vec a = v_set1(1.5957691216f), b = v_set1(0.0713548163f); /* see rows_ref.c */
     for (int64_t i = 0; i < n; i += LANES) {
         const int64_t m = step(n, i);
         const vec g = v_load_n(gate + i, m);

@@ -1,8 +1,10 @@
-/* vec_math.h - exp and tanh on vectors, written in the operations of vec_avx2.h or vec_avx512.h,
-   one of which is included before. Coefficients are minimax fits (Lawson iteration on 4000
-   Chebyshev points) rounded to float. NaN stays NaN, exp(-inf) = 0, exp(inf) = inf. */
+/* vec_math.h - exp and tanh on vectors, written in the operations of vec.h. Coefficients are
+   minimax fits (Lawson iteration on 4000 Chebyshev points) rounded to float. NaN stays NaN,
+   exp(-inf) = 0, exp(inf) = inf. */
 #ifndef LU_KERN_X86_VEC_MATH_H
 #define LU_KERN_X86_VEC_MATH_H
+
+#include "kern/x86/vec.h"
 
 /* x = n ln2 + r, |r| <= ln2/2; exp(x) = 2^n (1 + r + r^2 p(r)), |error of p r^2| < 3.2e-9.
    ln2 in two floats: the fma makes n * ln2_hi exact. Error below 1.1 ulp. */

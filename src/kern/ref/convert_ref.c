@@ -1,4 +1,4 @@
-/* convert.c - reference conversions between float32 and the 16-bit floats: loops over the scalar
+/* convert_ref.c - reference conversions between float32 and the 16-bit floats: loops over the scalar
    functions of tensor/convert.h. */
 #include "kern/levels.h"
 #include "tensor/convert.h"

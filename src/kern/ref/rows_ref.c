@@ -1,4 +1,4 @@
-/* rows.c - reference kernels over one row: norm, rotation, activations, sums. Plain loops over
+/* rows_ref.c - reference kernels over one row: norm, rotation, activations, sums. Plain loops over
    libm; the numbers every other level is compared with. */
 #include <math.h>
 

@@ -1,4 +1,4 @@
-/* reduce.c - reference kernels that look at a whole row before they answer: softmax, logsumexp,
+/* reduce_ref.c - reference kernels that look at a whole row before they answer: softmax, logsumexp,
    argmax. Sums of exponentials are kept in double: a vocabulary is 10^5 terms. */
 #include <math.h>
 

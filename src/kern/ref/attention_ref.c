@@ -1,4 +1,4 @@
-/* attention.c - reference attention, one query at a time in two passes: all scores into scratch,
+/* attention_ref.c - reference attention, one query at a time in two passes: all scores into scratch,
    their softmax, then the weighted sum of values. Sums are in double. */
 #include <math.h>
 
