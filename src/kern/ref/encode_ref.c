@@ -1,4 +1,4 @@
-/* encode_plain.c - the row encoder in plain C over the parts of fmt/codec.h. Weights are converted to
+/* encode_ref.c - the row encoder in plain C over the parts of fmt/codec.h. Weights are converted to
    float32 in chunks on the stack, twice: once for the range of a group, once for its codes. */
 #include "kern/encode.h"
 
