@@ -62,8 +62,7 @@ static lutra_status table_from_json(const char *path, const char *text, size_t n
     size_t i;
     json_t *v;
     *count = 0;
-    json_array_foreach(list, i, v)
-    {
+    json_array_foreach (list, i, v) {
         if (!json_is_number(v) || i >= 1 << LUTRA_MAX_BITS) {
             status = lu_fail(err, LUTRA_E_FORMAT, "%s: entry %zu %s", path, i,
                              json_is_number(v) ? "is one too many, expected at most 256"
@@ -219,9 +218,10 @@ static const struct {
 static int report_failure(cli_call *call, lutra_err *err)
 {
     if (err->status == LUTRA_E_CANCELLED)
-        lu_fail(err, LUTRA_E_CANCELLED,
-                "stopped; the work so far is in %.300s.partial: the same command goes on from there",
-                call->operands[1]);
+        lu_fail(
+            err, LUTRA_E_CANCELLED,
+            "stopped; the work so far is in %.300s.partial: the same command goes on from there",
+            call->operands[1]);
     for (size_t i = 0; err->status == LUTRA_E_EXISTS && i < sizeof hints / sizeof *hints; i++) {
         const size_t n = strlen(err->msg);
         if (strstr(err->msg, hints[i].wish))
