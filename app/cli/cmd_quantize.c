@@ -62,8 +62,7 @@ static lutra_status table_from_json(const char *path, const char *text, size_t n
     size_t i;
     json_t *v;
     *count = 0;
-    json_array_foreach(list, i, v)
-    {
+    json_array_foreach (list, i, v) {
         if (!json_is_number(v) || i >= 1 << LUTRA_MAX_BITS) {
             status = lu_fail(err, LUTRA_E_FORMAT, "%s: entry %zu %s", path, i,
                              json_is_number(v) ? "is one too many, expected at most 256"
@@ -208,17 +207,25 @@ static void print_summary(const cli_call *call, const settings *s, const char *s
 
 /* --- the command ---------------------------------------------------------------------------- */
 
+/* What the library calls a wish has an option's name here. */
+static const struct {
+    const char *wish, *hint;
+} hints[] = {
+    {"overwrite", " (--overwrite replaces it)"},
+    {"restart", " (--restart throws that work away)"},
+};
+
 static int report_failure(cli_call *call, lutra_err *err)
 {
-    const char *out = call->operands[1];
-    if (err->status == LUTRA_E_CANCELLED) {
+    if (err->status == LUTRA_E_CANCELLED)
         lu_fail(
             err, LUTRA_E_CANCELLED,
             "stopped; the work so far is in %.300s.partial: the same command goes on from there",
-            out);
-    } else if (err->status == LUTRA_E_EXISTS && !strstr(err->msg, "overwrite")) {
+            call->operands[1]);
+    for (size_t i = 0; err->status == LUTRA_E_EXISTS && i < sizeof hints / sizeof *hints; i++) {
         const size_t n = strlen(err->msg);
-        snprintf(err->msg + n, sizeof err->msg - n, " (--overwrite replaces it)");
+        if (strstr(err->msg, hints[i].wish))
+            snprintf(err->msg + n, sizeof err->msg - n, "%s", hints[i].hint);
     }
     return cli_fail(call, err);
 }

@@ -1,9 +1,12 @@
-"""Drives the program in a pseudo terminal, as a user at a keyboard would. Prints what went wrong."""
+"""Drives the program in a pseudo terminal, as a user at a keyboard would, and interrupts it. Says what
+went wrong and exits 1."""
 import os
 import pty
 import select
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 
 LUTRA, MODEL = sys.argv[1:3]
@@ -98,6 +101,41 @@ def ends_run_as_the_signal_does():
         sys.exit(f"run ended with {status}, expected death by SIGINT; the terminal shows {t.text[-300:]!r}")
 
 
+def folder_bytes(path):
+    return {name: open(os.path.join(path, name), "rb").read() for name in sorted(os.listdir(path))}
+
+
+def quantize_resumes(work):
+    """Interrupted at some point, the same command again gives the bytes of an uninterrupted run."""
+    def quantize(out):
+        return [LUTRA, "quantize", MODEL, os.path.join(work, out), "--format", "int3:g64:asym", "--cpu", "ref", "-t", "1"]
+
+    subprocess.run(quantize("whole"), check=True, capture_output=True)
+    interrupted = 0
+    for attempt in range(20):
+        out = f"cut{attempt}"
+        program = subprocess.Popen(quantize(out), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while program.poll() is None and not os.path.exists(os.path.join(work, out + ".partial")):
+            time.sleep(0.0005)
+        time.sleep(0.002 * attempt)
+        program.send_signal(signal.SIGINT)
+        _, err = program.communicate()
+        if program.returncode == 0:
+            break  # it was done before the signal came: later attempts would be, too
+        if program.returncode != -signal.SIGINT or b"the same command goes on from there" not in err:
+            sys.exit(f"interrupted quantize: status {program.returncode}, {err!r}")
+        interrupted += 1
+        again = subprocess.run(quantize(out), capture_output=True)
+        if again.returncode != 0:
+            sys.exit(f"quantize after an interrupt: status {again.returncode}, {again.stderr!r}")
+        if folder_bytes(os.path.join(work, out)) != folder_bytes(os.path.join(work, "whole")):
+            sys.exit(f"{out}: an interrupted run gives other bytes")
+    if interrupted == 0:
+        print("note: quantize was never caught in the middle")
+
+
 stops_an_answer()
 leaves_at_end_of_input()
 ends_run_as_the_signal_does()
+with tempfile.TemporaryDirectory() as folder:
+    quantize_resumes(folder)

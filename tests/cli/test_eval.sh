@@ -4,15 +4,15 @@
 needs python3
 text=models/text/val.txt
 
-run eval "$MODEL" --text $text --window 128 --max-windows 4 --dtype fp32 --json --threads 1
+run eval "$MODEL" --text $text --window 64 --max-windows 4 --dtype fp32 --json --threads 1
 expect_status 0
 expect_json
-expect_value 'o["windows"], o["predicted"], o["window"]' '(4, 508, 128)'
+expect_value 'o["windows"], o["predicted"], o["window"]' '(4, 252, 64)'
 expect_value '10 < o["perplexity"] < 200' True
 expect_value 'abs(__import__("math").log(o["perplexity"]) - o["nll"]) < 1e-6' True
 expect_value 'o["tokens_per_second"] > 0' True
 one=$(json 'o["nll"]')
-run eval "$MODEL" --text $text --window 128 --max-windows 4 --dtype fp32 --json --threads 2
+run eval "$MODEL" --text $text --window 64 --max-windows 4 --dtype fp32 --json --threads 2
 expect_value 'o["nll"]' "$one"
 
 run eval "$MODEL" --text $text --window 128 --max-windows 2 --bos --json

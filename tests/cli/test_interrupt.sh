@@ -1,6 +1,6 @@
 #!/bin/sh
 # Ctrl-C in a terminal: ends an answer of chat but not chat, leaves at the prompt when pressed twice,
-# and ends run as the signal does.
+# and ends run and quantize as the signal does; quantize resumes.
 . tests/cli/lib.sh
 needs python3
 shown='tests/cli/terminal.py'
