@@ -119,7 +119,8 @@ void progress_update(void *user, const lutra_progress *e)
     const char *stage = e->stage ? e->stage : "working";
     if (strncmp(p->stage, stage, sizeof p->stage - 1) != 0 || e->done < p->base) {
         snprintf(p->stage, sizeof p->stage, "%s", stage);
-        p->began = p->drawn = now;
+        p->began = now;
+        p->drawn = p->terminal ? 0 : now; /* a bar shows at once, a line has something to tell */
         p->base = e->done;
     }
     if (now - p->drawn >= (p->terminal ? REDRAW_SECONDS : LINE_SECONDS))
