@@ -13,6 +13,10 @@
 
 /* Highest level first. */
 static const lu_linear_variant *const variants[] = {
+#if defined(__x86_64__)
+    &lu_linear_avx512,
+    &lu_linear_avx2,
+#endif
     &lu_linear_ref,
 };
 
@@ -58,6 +62,15 @@ static lutra_status check_weight(const lu_weight *w, lutra_dtype act, lutra_err 
     return LUTRA_OK;
 }
 
+static bool is_affine(const float *table, int n)
+{
+    const float step = table[1] - table[0];
+    for (int i = 0; i < n; i++)
+        if (fmaf((float)i, step, table[0]) != table[i])
+            return false;
+    return true;
+}
+
 static void fill_format(lu_linear *l, const lu_weight *w, lutra_dtype act)
 {
     const bool coded = w->dtype == LUTRA_DTYPE_NONE;
@@ -74,6 +87,7 @@ static void fill_format(lu_linear *l, const lu_weight *w, lutra_dtype act)
     l->scale_dtype = w->scale_dtype;
     for (int i = 0; i < 1 << w->bits; i++)
         l->table[i] = act == LUTRA_BF16 ? lu_bf16_to_f32(lu_f32_to_bf16(w->table[i])) : w->table[i];
+    l->affine = is_affine(l->table, 1 << w->bits);
 }
 
 static void name_variant(lu_linear *l)

@@ -54,6 +54,7 @@ typedef struct lu_linear {
     void *packed;             /* caller-owned */
     int64_t n_units;          /* blocks of W rows */
     int64_t unit_rows;        /* rows of W (columns of y) per unit; the last may be short */
+    bool affine;              /* table[i] = table[0] + i * (table[1] - table[0]), exactly */
     float table[256];         /* as multiplied: rounded to bf16 when act is BF16 */
     const float *bias;        /* [n] or NULL, caller-owned */
 } lu_linear;

@@ -18,5 +18,7 @@ struct lu_linear_variant {
 };
 
 extern const lu_linear_variant lu_linear_ref;
+extern const lu_linear_variant lu_linear_avx2;   /* x86_64 only */
+extern const lu_linear_variant lu_linear_avx512;
 
 #endif
