@@ -23,11 +23,12 @@ static void print_row(const char *what, double *seconds, int rounds, size_t byte
 {
     qsort(seconds, (size_t)rounds, sizeof *seconds, by_value);
     const double best = seconds[0], median = seconds[rounds / 2];
-    printf("%-7s best %8.2f MB/s (%.2f M tokens/s)   median %8.2f MB/s\n", what, (double)bytes / best / 1e6,
-           (double)n_ids / best / 1e6, (double)bytes / median / 1e6);
+    printf("%-7s best %8.2f MB/s (%.2f M tokens/s)   median %8.2f MB/s\n", what,
+           (double)bytes / best / 1e6, (double)n_ids / best / 1e6, (double)bytes / median / 1e6);
 }
 
-static lutra_status measure(const lutra_tokenizer *t, const char *text, size_t n, int rounds, lutra_err *err)
+static lutra_status measure(const lutra_tokenizer *t, const char *text, size_t n, int rounds,
+                            lutra_err *err)
 {
     double encode[MAX_ROUNDS], decode[MAX_ROUNDS];
     int64_t n_ids = 0;
@@ -56,10 +57,12 @@ int main(int argc, char **argv)
 {
     const int rounds = argc == 4 ? atoi(argv[3]) : 10;
     if (argc < 3 || argc > 4 || rounds < 1 || rounds > MAX_ROUNDS) {
-        fprintf(stderr, "usage: bench_tokenizer FOLDER TEXTFILE [ROUNDS]\n"
-                        "  FOLDER    has a tokenizer.json\n"
-                        "  TEXTFILE  is encoded in one call, then decoded\n"
-                        "  ROUNDS    1 to %d, default 10\n", MAX_ROUNDS);
+        fprintf(stderr,
+                "usage: bench_tokenizer FOLDER TEXTFILE [ROUNDS]\n"
+                "  FOLDER    has a tokenizer.json\n"
+                "  TEXTFILE  is encoded in one call, then decoded\n"
+                "  ROUNDS    1 to %d, default 10\n",
+                MAX_ROUNDS);
         return 2;
     }
     lutra_err err = {0};

@@ -8,7 +8,8 @@
 #include "text/parts.h"
 #include "text/utf8.h"
 
-static lutra_status parse_token(const char *what, size_t i, json_t *part, lu_added_token *t, lutra_err *err)
+static lutra_status parse_token(const char *what, size_t i, json_t *part, lu_added_token *t,
+                                lutra_err *err)
 {
     if (!json_is_object(part))
         return lu_fail(err, LUTRA_E_FORMAT, "%s: entry %zu is no object", what, i);
@@ -18,8 +19,8 @@ static lutra_status parse_token(const char *what, size_t i, json_t *part, lu_add
     int64_t id = -1;
     LU_TRY(lu_json_int(what, part, "id", &id, err));
     if (id < 0 || id >= LU_ID_LIMIT)
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: \"%.100s\" has the id %lld, expected 0 .. %d", what,
-                       content, (long long)id, LU_ID_LIMIT - 1);
+        return lu_fail(err, LUTRA_E_FORMAT, "%s: \"%.100s\" has the id %lld, expected 0 .. %d",
+                       what, content, (long long)id, LU_ID_LIMIT - 1);
     t->id = (int32_t)id;
     LU_TRY(lu_json_bool(what, part, "special", &t->special, err));
     t->normalized = !t->special; /* the default where the member is missing */
@@ -162,7 +163,8 @@ static bool is_word_at(const char *text, size_t at)
     return lu_char_is_word(lu_utf8_decode(text + at, &length));
 }
 
-/* Applies single_word, lstrip and rstrip to a match at [begin, end). False: not a match after all. */
+/* Applies single_word, lstrip and rstrip to a match at [begin, end). False: not a match after all.
+ */
 static bool accept(const lu_added_scan *s, const lu_added_token *t, size_t *begin, size_t *end)
 {
     if (t->single_word && ((*begin > 0 && is_word_at(s->text, character_before(s->text, *begin))) ||

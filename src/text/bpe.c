@@ -1,5 +1,6 @@
 /* bpe.c - encoding one pre-token. The steps and their order are those of Hugging Face's BPE:
-   characters without a piece become byte tokens, else the unknown token (fused or not), else nothing.
+   characters without a piece become byte tokens, else the unknown token (fused or not), else
+   nothing.
 
    A pre-token may be a whole megabyte (SentencePiece-like models do not pre-tokenise), so
    - it is cut wherever no merge can reach across (lu_bpe.joins): English falls into words;
@@ -141,7 +142,8 @@ static lutra_status long_room(lu_bpe_room *r, size_t n, lutra_err *err)
     lu_free(r->heap);
     r->long_capacity = 0;
     r->links = lu_array(n, 2 * sizeof *r->links);
-    r->heap = lu_array(n, 2 * sizeof *r->heap); /* each of n - 1 merges takes one pair and adds two */
+    r->heap =
+        lu_array(n, 2 * sizeof *r->heap); /* each of n - 1 merges takes one pair and adds two */
     if (!r->links || !r->heap)
         return lu_fail_nomem(err, 2 * n * sizeof *r->heap);
     r->long_capacity = n;
@@ -189,7 +191,8 @@ static lutra_status merge_long(const lu_bpe *m, lu_bpe_room *r, size_t *n_symbol
                 continue;
             const lu_merge *rule = lu_bpe_find(m, symbols[left], symbols[next[left]]);
             if (rule) {
-                heap[n_heap] = (lu_bpe_pair){(uint64_t)rule->rank << 32 | (uint32_t)left, rule->made};
+                heap[n_heap] =
+                    (lu_bpe_pair){(uint64_t)rule->rank << 32 | (uint32_t)left, rule->made};
                 sift_up(heap, n_heap++);
             }
         }
@@ -263,7 +266,8 @@ static lutra_status add_bytes(const lu_bpe *m, lu_bpe_room *r, const char *text,
     return LUTRA_OK;
 }
 
-lutra_status lu_bpe_encode(const lu_bpe *m, lu_bpe_room *r, const char *text, size_t n, lutra_err *err)
+lutra_status lu_bpe_encode(const lu_bpe *m, lu_bpe_room *r, const char *text, size_t n,
+                           lutra_err *err)
 {
     if (m->ignore_merges) {
         const int32_t whole = lu_vocab_find(m->vocab, text, n, LU_PIECE_MODEL);
@@ -274,8 +278,9 @@ lutra_status lu_bpe_encode(const lu_bpe *m, lu_bpe_room *r, const char *text, si
     int length;
     for (size_t i = 0; i < n; i += (size_t)length) {
         const int32_t c = lu_utf8_decode(text + i, &length);
-        const int32_t id = c < LU_BPE_CHARS ? m->char_ids[c]
-                                            : lu_vocab_find(m->vocab, text + i, (size_t)length, LU_PIECE_MODEL);
+        const int32_t id = c < LU_BPE_CHARS
+                               ? m->char_ids[c]
+                               : lu_vocab_find(m->vocab, text + i, (size_t)length, LU_PIECE_MODEL);
         if (id >= 0) {
             if (unknown)
                 LU_TRY(add_symbol(m, r, (uint32_t)m->unk, err));
@@ -289,8 +294,10 @@ lutra_status lu_bpe_encode(const lu_bpe *m, lu_bpe_room *r, const char *text, si
         if (done || !m->unk_token)
             continue;
         if (m->unk < 0)
-            return lu_fail(err, LUTRA_E_FORMAT, "tokenizer: the unknown token \"%.100s\" is needed but "
-                           "not in the vocabulary", m->unk_token);
+            return lu_fail(err, LUTRA_E_FORMAT,
+                           "tokenizer: the unknown token \"%.100s\" is needed but "
+                           "not in the vocabulary",
+                           m->unk_token);
         if (unknown && !m->fuse_unk)
             LU_TRY(add_symbol(m, r, (uint32_t)m->unk, err));
         unknown = true;

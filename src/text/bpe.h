@@ -1,5 +1,5 @@
-/* bpe.h - byte pair encoding: a pre-token's characters become symbols, and the adjacent pair with the
-   lowest rank is merged (leftmost first on ties) until no pair has one. */
+/* bpe.h - byte pair encoding: a pre-token's characters become symbols, and the adjacent pair with
+   the lowest rank is merged (leftmost first on ties) until no pair has one. */
 #ifndef LU_TEXT_BPE_H
 #define LU_TEXT_BPE_H
 
@@ -17,8 +17,8 @@ typedef struct lu_merge {
 typedef struct lu_bpe {
     const lu_vocab *vocab;
     lu_merge *merges;
-    size_t n_slots; /* a power of two */
-    int32_t *char_ids; /* id of the one-character piece, -1: none */
+    size_t n_slots;        /* a power of two */
+    int32_t *char_ids;     /* id of the one-character piece, -1: none */
     int32_t byte_ids[256]; /* "<0x00>" .. "<0xFF>", -1: none */
     char *unk_token;       /* NULL: characters without a piece are dropped */
     int32_t unk;           /* its id, -1 when the vocabulary lacks it: an error once it is needed */
@@ -43,9 +43,9 @@ typedef struct lu_bpe_room {
     size_t n_ids, ids_capacity;
     uint32_t *symbols; /* of the stretch being collected */
     size_t n_symbols, symbols_capacity;
-    int32_t *links;          /* of long stretches: previous and next symbol */
+    int32_t *links; /* of long stretches: previous and next symbol */
     struct lu_bpe_pair *heap;
-    size_t long_capacity;    /* symbols that links and heap have room for */
+    size_t long_capacity;      /* symbols that links and heap have room for */
     struct lu_bpe_word *cache; /* NULL: none */
 } lu_bpe_room;
 
@@ -55,6 +55,7 @@ void lu_bpe_room_free(lu_bpe_room *r);
 lutra_status lu_bpe_room_put(lu_bpe_room *r, int32_t id, lutra_err *err); /* appends to ids */
 
 /* Appends the ids of one pre-token, which is valid UTF-8. */
-lutra_status lu_bpe_encode(const lu_bpe *m, lu_bpe_room *r, const char *text, size_t n, lutra_err *err);
+lutra_status lu_bpe_encode(const lu_bpe *m, lu_bpe_room *r, const char *text, size_t n,
+                           lutra_err *err);
 
 #endif

@@ -1,4 +1,5 @@
-/* bpe_parse.c - the member "model" of tokenizer.json: flags, merges, and the tables made from them. */
+/* bpe_parse.c - the member "model" of tokenizer.json: flags, merges, and the tables made from them.
+ */
 #include <stdio.h>
 #include <string.h>
 
@@ -6,7 +7,8 @@
 #include "text/bpe.h"
 #include "text/utf8.h"
 
-#define JOIN_BITS_PER_MERGE 16 /* of the bitmap: at most 1 pair in 16 keeps text together needlessly */
+#define JOIN_BITS_PER_MERGE \
+    16 /* of the bitmap: at most 1 pair in 16 keeps text together needlessly */
 
 static size_t merge_slot(const lu_bpe *m, uint32_t left, uint32_t right)
 {
@@ -67,15 +69,17 @@ static lutra_status add_merge(const char *what, json_t *merge, size_t rank, lu_b
     for (int i = 0; i < 2; i++) {
         id[i] = lu_vocab_find(m->vocab, side[i], n[i], LU_PIECE_MODEL);
         if (id[i] < 0)
-            return lu_fail(err, LUTRA_E_FORMAT, "%s: merge %zu names \"%.*s\", which is not in the vocabulary",
-                           what, rank, n[i] < 100 ? (int)n[i] : 100, side[i]);
+            return lu_fail(err, LUTRA_E_FORMAT,
+                           "%s: merge %zu names \"%.*s\", which is not in the vocabulary", what,
+                           rank, n[i] < 100 ? (int)n[i] : 100, side[i]);
         lu_bytes_append(joined, side[i], n[i]);
     }
     LU_TRY(lu_bytes_check(joined, err));
     id[2] = lu_vocab_find(m->vocab, joined->data, joined->n, LU_PIECE_MODEL);
     if (id[2] < 0)
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: merge %zu makes \"%.100s\", which is not in the vocabulary",
-                       what, rank, joined->data);
+        return lu_fail(err, LUTRA_E_FORMAT,
+                       "%s: merge %zu makes \"%.100s\", which is not in the vocabulary", what, rank,
+                       joined->data);
     size_t slot = merge_slot(m, (uint32_t)id[0], (uint32_t)id[1]);
     while (m->merges[slot].left != UINT32_MAX &&
            (m->merges[slot].left != (uint32_t)id[0] || m->merges[slot].right != (uint32_t)id[1]))
@@ -168,7 +172,8 @@ static lutra_status find_joins(lu_bpe *m, lutra_err *err)
         const int32_t right = edge_character(m, rule->right, false);
         bool opaque = (int32_t)rule->left == m->unk || (int32_t)rule->right == m->unk;
         for (int b = 0; b < 256 && m->byte_fallback; b++)
-            opaque |= (int32_t)rule->left == m->byte_ids[b] || (int32_t)rule->right == m->byte_ids[b];
+            opaque |=
+                (int32_t)rule->left == m->byte_ids[b] || (int32_t)rule->right == m->byte_ids[b];
         if (opaque) {
             lu_free(m->joins);
             m->joins = NULL;
@@ -190,7 +195,8 @@ static lutra_status refuse_options(const char *what, json_t *model, lutra_err *e
         const char *text = "";
         LU_TRY(lu_json_string(what, model, affixes[i], &text, err));
         if (*text)
-            return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: %s \"%.100s\" is not supported", what, affixes[i], text);
+            return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: %s \"%.100s\" is not supported", what,
+                           affixes[i], text);
     }
     double dropout = 0;
     LU_TRY(lu_json_float(what, model, "dropout", &dropout, err));

@@ -1,5 +1,6 @@
-/* bytes.h - a growable run of bytes. Running out of memory is remembered (`failed`) instead of being
-   returned by every append, so a stage appends freely and its caller checks once at the end. */
+/* bytes.h - a growable run of bytes. Running out of memory is remembered (`failed`) instead of
+   being returned by every append, so a stage appends freely and its caller checks once at the end.
+ */
 #ifndef LU_TEXT_BYTES_H
 #define LU_TEXT_BYTES_H
 

@@ -1,6 +1,6 @@
-/* decoder.c - the member "decoder": from pieces back to text, one piece at a time, so that streaming
-   and decoding at once are the same code. Each step takes pieces and hands pieces to the next one;
-   the last hands text to lu_decoding.out.
+/* decoder.c - the member "decoder": from pieces back to text, one piece at a time, so that
+   streaming and decoding at once are the same code. Each step takes pieces and hands pieces to the
+   next one; the last hands text to lu_decoding.out.
 
    Fuse and ByteLevel make all pieces one. A step after them is given that one piece in fragments:
    Strip and Metaspace take these as they come; the others wait for the end (`waits`).
@@ -13,17 +13,25 @@
 
 #define STRIP_LIMIT (1 << 20)
 
-typedef enum step_kind { JOIN, BYTE_LEVEL, REPLACE, BYTE_FALLBACK, FUSE, STRIP, METASPACE } step_kind;
+typedef enum step_kind {
+    JOIN,
+    BYTE_LEVEL,
+    REPLACE,
+    BYTE_FALLBACK,
+    FUSE,
+    STRIP,
+    METASPACE
+} step_kind;
 
 struct lu_dec_step {
     step_kind kind;
-    lu_pattern pattern;   /* REPLACE */
-    char *text;           /* REPLACE: the new text; STRIP, METASPACE: the character */
+    lu_pattern pattern; /* REPLACE */
+    char *text;         /* REPLACE: the new text; STRIP, METASPACE: the character */
     size_t n;
-    int64_t start, stop;  /* STRIP: how many characters at most */
-    lu_prepend prepend;   /* METASPACE */
-    bool fused;           /* gets one piece in fragments */
-    bool waits;           /* must see that piece whole */
+    int64_t start, stop; /* STRIP: how many characters at most */
+    lu_prepend prepend;  /* METASPACE */
+    bool fused;          /* gets one piece in fragments */
+    bool waits;          /* must see that piece whole */
 };
 
 struct lu_dec_state {
@@ -40,8 +48,12 @@ static const struct {
     const char *type;
     step_kind kind;
 } kinds[] = {
-    {"ByteLevel", BYTE_LEVEL}, {"Replace", REPLACE}, {"ByteFallback", BYTE_FALLBACK},
-    {"Fuse", FUSE},            {"Strip", STRIP},     {"Metaspace", METASPACE},
+    {"ByteLevel", BYTE_LEVEL},
+    {"Replace", REPLACE},
+    {"ByteFallback", BYTE_FALLBACK},
+    {"Fuse", FUSE},
+    {"Strip", STRIP},
+    {"Metaspace", METASPACE},
 };
 
 static lutra_status parse_step(lu_dec_step *step, const char *what, json_t *part, lutra_err *err)
@@ -54,9 +66,11 @@ static lutra_status parse_step(lu_dec_step *step, const char *what, json_t *part
         LU_TRY(lu_part_char(what, part, "content", &text, &step->n, err));
         LU_TRY(lu_json_int(what, part, "start", &step->start, err));
         LU_TRY(lu_json_int(what, part, "stop", &step->stop, err));
-        if (step->start < 0 || step->start > STRIP_LIMIT || step->stop < 0 || step->stop > STRIP_LIMIT)
-            return lu_fail(err, LUTRA_E_FORMAT, "%s: a Strip of %lld and %lld characters, expected 0 .. %d",
-                           what, (long long)step->start, (long long)step->stop, STRIP_LIMIT);
+        if (step->start < 0 || step->start > STRIP_LIMIT || step->stop < 0 ||
+            step->stop > STRIP_LIMIT)
+            return lu_fail(err, LUTRA_E_FORMAT,
+                           "%s: a Strip of %lld and %lld characters, expected 0 .. %d", what,
+                           (long long)step->start, (long long)step->stop, STRIP_LIMIT);
     } else if (step->kind == METASPACE) {
         LU_TRY(lu_part_prepend(what, part, &step->prepend, err));
         LU_TRY(lu_part_char(what, part, "replacement", &text, &step->n, err));
@@ -86,7 +100,8 @@ static lutra_status new_step(lu_decoder *z, step_kind kind, lutra_err *err)
 
 #define STEPS_LIMIT 64 /* steps call each other: bounds the stack */
 
-static lutra_status add_step(void *arg, const char *what, const char *type, json_t *part, lutra_err *err)
+static lutra_status add_step(void *arg, const char *what, const char *type, json_t *part,
+                             lutra_err *err)
 {
     lu_decoder *z = arg;
     if (z->n_steps == STEPS_LIMIT)
@@ -138,7 +153,8 @@ static lutra_status byte_level(lu_decoding *d, int i, const char *piece, size_t 
     }
     LU_TRY(lu_bytes_check(&state->held, err));
     lu_bytes_clear(&state->scratch);
-    const size_t used = lu_utf8_append_lossy(&state->scratch, state->held.data, state->held.n, true);
+    const size_t used =
+        lu_utf8_append_lossy(&state->scratch, state->held.data, state->held.n, true);
     lu_bytes_drop(&state->held, used);
     LU_TRY(lu_bytes_check(&state->scratch, err));
     return hand_on(d, i + 1, state->scratch.data, state->scratch.n, err);
@@ -177,7 +193,8 @@ static lutra_status end_byte_run(lu_decoding *d, int i, lutra_err *err)
     return LUTRA_OK;
 }
 
-static lutra_status byte_fallback(lu_decoding *d, int i, const char *piece, size_t n, lutra_err *err)
+static lutra_status byte_fallback(lu_decoding *d, int i, const char *piece, size_t n,
+                                  lutra_err *err)
 {
     const int byte = byte_token(piece, n);
     if (byte >= 0) {
@@ -293,8 +310,10 @@ static lutra_status fuse(lu_decoding *d, int i, const char *piece, size_t n, lut
 /* --- running -------------------------------------------------------------------------------- */
 
 static lutra_status (*const runs[])(lu_decoding *, int, const char *, size_t, lutra_err *) = {
-    [JOIN] = join, [BYTE_LEVEL] = byte_level, [REPLACE] = replace, [BYTE_FALLBACK] = byte_fallback,
-    [FUSE] = fuse, [STRIP] = strip,           [METASPACE] = metaspace,
+    [JOIN] = join,           [BYTE_LEVEL] = byte_level,
+    [REPLACE] = replace,     [BYTE_FALLBACK] = byte_fallback,
+    [FUSE] = fuse,           [STRIP] = strip,
+    [METASPACE] = metaspace,
 };
 
 /* Gives a piece, or a fragment of the fused piece, to step i. */

@@ -15,7 +15,7 @@ struct lu_norm_step {
     lu_pattern pattern; /* REPLACE */
     char *text;         /* PREPEND, REPLACE: what is put there */
     size_t n;
-    int form; /* UNICODE_FORM: utf8proc_option_t flags */
+    int form;         /* UNICODE_FORM: utf8proc_option_t flags */
     bool left, right; /* STRIP */
 };
 
@@ -34,14 +34,16 @@ static const struct {
     {"Strip", STRIP, 0},
 };
 
-static lutra_status add_step(void *arg, const char *what, const char *type, json_t *part, lutra_err *err)
+static lutra_status add_step(void *arg, const char *what, const char *type, json_t *part,
+                             lutra_err *err)
 {
     lu_normalizer *z = arg;
     size_t k = 0, n_kinds = sizeof kinds / sizeof *kinds;
     while (k < n_kinds && strcmp(type, kinds[k].type) != 0)
         k++;
     if (k == n_kinds)
-        return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: type \"%.100s\" is not supported", what, type);
+        return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: type \"%.100s\" is not supported", what,
+                       type);
     lu_norm_step *grown = lu_part_grow(z->steps, z->n_steps, sizeof *grown);
     if (!grown)
         return lu_fail_nomem(err, sizeof *grown);
@@ -57,7 +59,8 @@ static lutra_status add_step(void *arg, const char *what, const char *type, json
     if (step->kind != PREPEND && step->kind != REPLACE)
         return LUTRA_OK;
     const char *text;
-    LU_TRY(lu_part_text(what, part, step->kind == PREPEND ? "prepend" : "content", &text, &step->n, err));
+    LU_TRY(lu_part_text(what, part, step->kind == PREPEND ? "prepend" : "content", &text, &step->n,
+                        err));
     step->text = lu_strndup(text, step->n);
     if (!step->text)
         return lu_fail_nomem(err, step->n);
@@ -156,7 +159,8 @@ static lutra_status unicode_form(int form, const lu_bytes *in, lu_bytes *out, lu
     for (size_t i = 0; i < in->n;) {
         int length, bound = 0;
         const int32_t c = lu_utf8_decode(in->data + i, &length);
-        at += (size_t)utf8proc_decompose_char(c, codes + at, (utf8proc_ssize_t)(n - at), split, &bound);
+        at += (size_t)utf8proc_decompose_char(c, codes + at, (utf8proc_ssize_t)(n - at), split,
+                                              &bound);
         i += (size_t)length;
     }
     order_marks(codes, n, codes + n);
@@ -219,8 +223,8 @@ static lutra_status run_step(const lu_norm_step *step, lu_match_room *room, cons
     return lu_fail(err, LUTRA_E_INTERNAL, "normalizer: step kind %d", (int)step->kind);
 }
 
-lutra_status lu_normalize(const lu_normalizer *z, lu_match_room *room, lu_bytes *text, bool *at_start,
-                          lutra_err *err)
+lutra_status lu_normalize(const lu_normalizer *z, lu_match_room *room, lu_bytes *text,
+                          bool *at_start, lutra_err *err)
 {
     lu_bytes next = {0};
     lutra_status status = lu_bytes_check(text, err);

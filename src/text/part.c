@@ -22,7 +22,8 @@ static lutra_status walk(const char *what, json_t *part, const char *list, int d
     if (!json_is_array(members))
         return lu_fail(err, LUTRA_E_FORMAT, "%s: a Sequence without the array \"%s\"", what, list);
     if (depth == NESTING_LIMIT)
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: Sequences nested more than %d deep", what, NESTING_LIMIT);
+        return lu_fail(err, LUTRA_E_FORMAT, "%s: Sequences nested more than %d deep", what,
+                       NESTING_LIMIT);
     for (size_t i = 0; i < json_array_size(members); i++) {
         if (json_is_null(json_array_get(members, i)))
             return lu_fail(err, LUTRA_E_FORMAT, "%s: member %zu of a Sequence is null", what, i);
@@ -68,13 +69,15 @@ lutra_status lu_part_char(const char *what, json_t *part, const char *key, const
     if (*n)
         lu_utf8_decode(*text, &length);
     if (*n != (size_t)length || !*n)
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: \"%s\" is \"%.100s\", expected one character", what, key, *text);
+        return lu_fail(err, LUTRA_E_FORMAT, "%s: \"%s\" is \"%.100s\", expected one character",
+                       what, key, *text);
     return LUTRA_OK;
 }
 
 lutra_status lu_part_prepend(const char *what, json_t *part, lu_prepend *out, lutra_err *err)
 {
-    static const char *const names[] = {"always", "first", "never"}; /* in the order of lu_prepend */
+    static const char *const names[] = {"always", "first",
+                                        "never"}; /* in the order of lu_prepend */
     const char *scheme = "always";
     bool add = true;
     LU_TRY(lu_json_string(what, part, "prepend_scheme", &scheme, err));
@@ -84,7 +87,8 @@ lutra_status lu_part_prepend(const char *what, json_t *part, lu_prepend *out, lu
             *out = add ? (lu_prepend)i : LU_PREPEND_NEVER;
             return LUTRA_OK;
         }
-    return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: prepend_scheme \"%.100s\" is unknown", what, scheme);
+    return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: prepend_scheme \"%.100s\" is unknown", what,
+                   scheme);
 }
 
 /* Bytes 33-126, 161-172 and 174-255 are their own characters; the other 68 follow from U+0100 on:

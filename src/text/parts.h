@@ -46,10 +46,11 @@ typedef struct lu_normalizer {
     int n_steps;
 } lu_normalizer;
 
-lutra_status lu_normalizer_parse(const char *what, json_t *part, lu_normalizer *out, lutra_err *err);
+lutra_status lu_normalizer_parse(const char *what, json_t *part, lu_normalizer *out,
+                                 lutra_err *err);
 /* Normalises *text in place. *at_start turns false once the text's first character was cut off. */
-lutra_status lu_normalize(const lu_normalizer *z, lu_match_room *room, lu_bytes *text, bool *at_start,
-                          lutra_err *err);
+lutra_status lu_normalize(const lu_normalizer *z, lu_match_room *room, lu_bytes *text,
+                          bool *at_start, lutra_err *err);
 void lu_normalizer_free(lu_normalizer *z);
 
 /* --- pre-tokenizer -------------------------------------------------------------------------- */
@@ -74,10 +75,12 @@ typedef struct lu_pretokenizer {
     int n_steps;
 } lu_pretokenizer;
 
-lutra_status lu_pretokenizer_parse(const char *what, json_t *part, lu_pretokenizer *out, lutra_err *err);
-/* Cuts p->text into the pieces that BPE takes; at_start: it begins the input. `spare` is working room. */
-lutra_status lu_pretokenize(const lu_pretokenizer *z, lu_match_room *room, bool at_start, lu_pieces *p,
-                            lu_pieces *spare, lutra_err *err);
+lutra_status lu_pretokenizer_parse(const char *what, json_t *part, lu_pretokenizer *out,
+                                   lutra_err *err);
+/* Cuts p->text into the pieces that BPE takes; at_start: it begins the input. `spare` is working
+ * room. */
+lutra_status lu_pretokenize(const lu_pretokenizer *z, lu_match_room *room, bool at_start,
+                            lu_pieces *p, lu_pieces *spare, lutra_err *err);
 void lu_pretokenizer_free(lu_pretokenizer *z);
 
 /* --- added tokens --------------------------------------------------------------------------- */

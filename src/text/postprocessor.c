@@ -20,10 +20,11 @@ static lutra_status append_id(int32_t **ids, int *n, int32_t id, lutra_err *err)
     return LUTRA_OK;
 }
 
-static lutra_status append_special(const char *what, json_t *part, const char *name, const lu_vocab *vocab,
-                                   int32_t **list, int *n, lutra_err *err)
+static lutra_status append_special(const char *what, json_t *part, const char *name,
+                                   const lu_vocab *vocab, int32_t **list, int *n, lutra_err *err)
 {
-    json_t *ids = json_object_get(json_object_get(json_object_get(part, "special_tokens"), name), "ids");
+    json_t *ids =
+        json_object_get(json_object_get(json_object_get(part, "special_tokens"), name), "ids");
     if (!json_is_array(ids))
         return lu_fail(err, LUTRA_E_FORMAT, "%s: special token \"%.100s\" has no ids", what, name);
     for (size_t i = 0; i < json_array_size(ids); i++) {
@@ -31,8 +32,8 @@ static lutra_status append_special(const char *what, json_t *part, const char *n
         const json_int_t id = json_is_integer(value) ? json_integer_value(value) : -1;
         size_t length;
         if (id < 0 || id >= vocab->n_ids || !lu_vocab_text(vocab, (int32_t)id, &length))
-            return lu_fail(err, LUTRA_E_FORMAT, "%s: special token \"%.100s\" has an id that is no token",
-                           what, name);
+            return lu_fail(err, LUTRA_E_FORMAT,
+                           "%s: special token \"%.100s\" has an id that is no token", what, name);
         LU_TRY(append_id(list, n, (int32_t)id, err));
     }
     return LUTRA_OK;
@@ -48,8 +49,10 @@ static lutra_status parse_template(const char *what, json_t *part, const lu_voca
     int n_texts = 0;
     for (size_t i = 0; i < json_array_size(items); i++) {
         json_t *item = json_array_get(items, i);
-        const char *name = json_string_value(json_object_get(json_object_get(item, "SpecialToken"), "id"));
-        const char *text = json_string_value(json_object_get(json_object_get(item, "Sequence"), "id"));
+        const char *name =
+            json_string_value(json_object_get(json_object_get(item, "SpecialToken"), "id"));
+        const char *text =
+            json_string_value(json_object_get(json_object_get(item, "Sequence"), "id"));
         if (name && n_texts)
             LU_TRY(append_special(what, part, name, vocab, &t->after, &t->n_after, err));
         else if (name)
@@ -57,12 +60,14 @@ static lutra_status parse_template(const char *what, json_t *part, const lu_voca
         else if (text && strcmp(text, "A") == 0)
             n_texts++;
         else
-            return lu_fail(err, LUTRA_E_FORMAT, "%s: item %zu of \"single\" is neither a SpecialToken nor "
-                           "Sequence A", what, i);
+            return lu_fail(err, LUTRA_E_FORMAT,
+                           "%s: item %zu of \"single\" is neither a SpecialToken nor "
+                           "Sequence A",
+                           what, i);
     }
     if (n_texts != 1)
-        return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: the template has the text %d times, expected once",
-                       what, n_texts);
+        return lu_fail(err, LUTRA_E_UNSUPPORTED,
+                       "%s: the template has the text %d times, expected once", what, n_texts);
     return LUTRA_OK;
 }
 
@@ -81,13 +86,15 @@ static lutra_status wrap(lu_postprocessor *inner, lu_postprocessor *outer, lutra
     return LUTRA_OK;
 }
 
-static lutra_status add_step(void *arg, const char *what, const char *type, json_t *part, lutra_err *err)
+static lutra_status add_step(void *arg, const char *what, const char *type, json_t *part,
+                             lutra_err *err)
 {
     const reading *r = arg;
     if (strcmp(type, "ByteLevel") == 0)
         return LUTRA_OK;
     if (strcmp(type, "TemplateProcessing") != 0)
-        return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: type \"%.100s\" is not supported", what, type);
+        return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: type \"%.100s\" is not supported", what,
+                       type);
     lu_postprocessor t = {0};
     lutra_status status = parse_template(what, part, r->vocab, &t, err);
     if (status == LUTRA_OK)

@@ -1,13 +1,15 @@
-/* pretokenizer.c - the member "pre_tokenizer": cuts a stretch of text into the pieces that BPE works
-   on. Every type comes down to four kinds of step: SPLIT (by a pattern or a character class), PREFIX
-   (a space in front), BYTES (the byte-level alphabet) and METASPACE (spaces made visible). */
+/* pretokenizer.c - the member "pre_tokenizer": cuts a stretch of text into the pieces that BPE
+   works on. Every type comes down to four kinds of step: SPLIT (by a pattern or a character class),
+   PREFIX (a space in front), BYTES (the byte-level alphabet) and METASPACE (spaces made visible).
+ */
 #include <string.h>
 
 #include "base/mem.h"
 #include "text/parts.h"
 #include "text/utf8.h"
 
-#define GPT2_REGEX "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+#define GPT2_REGEX \
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 /* \w of Rust, which Whitespace is defined by, is not Oniguruma's: joiners are in, fractions out. */
 #define RUST_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}"
 #define WORDS_REGEX "[" RUST_WORD "]+|[^" RUST_WORD "\\s]+"
@@ -15,13 +17,19 @@
 typedef enum step_kind { SPLIT, PREFIX, BYTES, METASPACE } step_kind;
 
 /* What becomes of the delimiters, i.e. of the stretches that match. */
-typedef enum behaviour { REMOVED, ISOLATED, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT, CONTIGUOUS } behaviour;
+typedef enum behaviour {
+    REMOVED,
+    ISOLATED,
+    MERGED_WITH_PREVIOUS,
+    MERGED_WITH_NEXT,
+    CONTIGUOUS
+} behaviour;
 static const char *const behaviour_names[] = {"Removed", "Isolated", "MergedWithPrevious",
                                               "MergedWithNext", "Contiguous"};
 
 struct lu_pre_step {
     step_kind kind;
-    lu_pattern pattern;         /* SPLIT by pattern; METASPACE: literal is the replacement */
+    lu_pattern pattern;            /* SPLIT by pattern; METASPACE: literal is the replacement */
     bool (*is_delimiter)(int32_t); /* SPLIT by character class; NULL: by pattern */
     behaviour behaviour;
     bool invert;
@@ -66,7 +74,8 @@ static lutra_status parse_split(lu_pretokenizer *z, const char *what, json_t *pa
     return lu_pattern_parse(what, part, &step->pattern, err);
 }
 
-static lutra_status parse_byte_level(lu_pretokenizer *z, const char *what, json_t *part, lutra_err *err)
+static lutra_status parse_byte_level(lu_pretokenizer *z, const char *what, json_t *part,
+                                     lutra_err *err)
 {
     bool prefix = true, use_regex = true;
     LU_TRY(lu_json_bool(what, part, "add_prefix_space", &prefix, err));
@@ -82,7 +91,8 @@ static lutra_status parse_byte_level(lu_pretokenizer *z, const char *what, json_
     return new_step(z, BYTES, &step, err);
 }
 
-static lutra_status parse_metaspace(lu_pretokenizer *z, const char *what, json_t *part, lutra_err *err)
+static lutra_status parse_metaspace(lu_pretokenizer *z, const char *what, json_t *part,
+                                    lutra_err *err)
 {
     const char *mark;
     size_t n;
@@ -115,7 +125,8 @@ static lutra_status parse_digits(lu_pretokenizer *z, const char *what, json_t *p
     return LUTRA_OK;
 }
 
-static lutra_status parse_whitespace(lu_pretokenizer *z, const char *what, json_t *part, lutra_err *err)
+static lutra_status parse_whitespace(lu_pretokenizer *z, const char *what, json_t *part,
+                                     lutra_err *err)
 {
     (void)part;
     lu_pre_step *step = NULL;
@@ -124,7 +135,8 @@ static lutra_status parse_whitespace(lu_pretokenizer *z, const char *what, json_
     return lu_pattern_compile(what, WORDS_REGEX, &step->pattern, err);
 }
 
-static lutra_status parse_whitespace_split(lu_pretokenizer *z, const char *what, json_t *part, lutra_err *err)
+static lutra_status parse_whitespace_split(lu_pretokenizer *z, const char *what, json_t *part,
+                                           lutra_err *err)
 {
     (void)what, (void)part;
     lu_pre_step *step = NULL;
@@ -133,7 +145,8 @@ static lutra_status parse_whitespace_split(lu_pretokenizer *z, const char *what,
     return LUTRA_OK;
 }
 
-static lutra_status parse_punctuation(lu_pretokenizer *z, const char *what, json_t *part, lutra_err *err)
+static lutra_status parse_punctuation(lu_pretokenizer *z, const char *what, json_t *part,
+                                      lutra_err *err)
 {
     lu_pre_step *step = NULL;
     LU_TRY(new_step(z, SPLIT, &step, err));
@@ -146,13 +159,17 @@ static const struct {
     const char *type;
     lutra_status (*parse)(lu_pretokenizer *, const char *, json_t *, lutra_err *);
 } kinds[] = {
-    {"Split", parse_split},         {"ByteLevel", parse_byte_level},
-    {"Metaspace", parse_metaspace}, {"Digits", parse_digits},
-    {"Whitespace", parse_whitespace}, {"WhitespaceSplit", parse_whitespace_split},
+    {"Split", parse_split},
+    {"ByteLevel", parse_byte_level},
+    {"Metaspace", parse_metaspace},
+    {"Digits", parse_digits},
+    {"Whitespace", parse_whitespace},
+    {"WhitespaceSplit", parse_whitespace_split},
     {"Punctuation", parse_punctuation},
 };
 
-static lutra_status add_step(void *arg, const char *what, const char *type, json_t *part, lutra_err *err)
+static lutra_status add_step(void *arg, const char *what, const char *type, json_t *part,
+                             lutra_err *err)
 {
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (strcmp(type, kinds[i].type) == 0)
@@ -160,7 +177,8 @@ static lutra_status add_step(void *arg, const char *what, const char *type, json
     return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: type \"%.100s\" is not supported", what, type);
 }
 
-lutra_status lu_pretokenizer_parse(const char *what, json_t *part, lu_pretokenizer *out, lutra_err *err)
+lutra_status lu_pretokenizer_parse(const char *what, json_t *part, lu_pretokenizer *out,
+                                   lutra_err *err)
 {
     return lu_part_walk(what, part, "pretokenizers", add_step, out, err);
 }
@@ -188,7 +206,8 @@ static void push_span(lu_pieces *p, size_t begin, size_t end, bool at_start)
     if (p->n == p->capacity) {
         const size_t capacity = p->capacity ? p->capacity * 2 : 64;
         size_t bytes;
-        lu_span *grown = lu_mul_size(capacity, sizeof *grown, &bytes) ? lu_resize(p->spans, bytes) : NULL;
+        lu_span *grown =
+            lu_mul_size(capacity, sizeof *grown, &bytes) ? lu_resize(p->spans, bytes) : NULL;
         if (!grown) {
             p->text.failed = true;
             return;
@@ -229,8 +248,8 @@ static void add_stretch(cutting *c, size_t begin, size_t end, bool delimiter)
 }
 
 /* The next delimiter by character class, from `at` on. */
-static bool next_delimiter(bool (*is)(int32_t), const char *text, size_t n, size_t at, size_t *begin,
-                           size_t *end)
+static bool next_delimiter(bool (*is)(int32_t), const char *text, size_t n, size_t at,
+                           size_t *begin, size_t *end)
 {
     int length;
     for (; at < n; at += (size_t)length)
@@ -286,12 +305,14 @@ static void map_bytes(const char *p, size_t n, lu_bytes *out)
     }
 }
 
-static void mark_spaces(const lu_pre_step *step, const char *p, size_t n, bool at_start, lu_bytes *out)
+static void mark_spaces(const lu_pre_step *step, const char *p, size_t n, bool at_start,
+                        lu_bytes *out)
 {
     const char *mark = step->pattern.literal;
     const size_t n_mark = step->pattern.n;
     const bool marked = p[0] == ' ' || (n >= n_mark && memcmp(p, mark, n_mark) == 0);
-    if (!marked && (step->prepend == LU_PREPEND_ALWAYS || (step->prepend == LU_PREPEND_FIRST && at_start)))
+    if (!marked &&
+        (step->prepend == LU_PREPEND_ALWAYS || (step->prepend == LU_PREPEND_FIRST && at_start)))
         lu_bytes_append(out, mark, n_mark);
     for (size_t i = 0; i < n; i++) {
         if (p[i] == ' ')
@@ -317,8 +338,8 @@ static void transform_span(const lu_pre_step *step, const char *text, lu_span sp
     push_span(out, begin, out->text.n, span.at_start);
 }
 
-lutra_status lu_pretokenize(const lu_pretokenizer *z, lu_match_room *room, bool at_start, lu_pieces *p,
-                            lu_pieces *spare, lutra_err *err)
+lutra_status lu_pretokenize(const lu_pretokenizer *z, lu_match_room *room, bool at_start,
+                            lu_pieces *p, lu_pieces *spare, lutra_err *err)
 {
     p->n = 0;
     if (p->text.n)

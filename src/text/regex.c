@@ -18,7 +18,10 @@
 #define JIT_STACK_LIMIT (1u << 20)
 
 #define SPACE_SET "\\p{White_Space}"
-#define WORD_SET "\\p{Alphabetic}\\p{M}\\p{N}\\p{Pc}"
+/* Inside a class \w is letters, marks, decimal digits and connectors; outside, Oniguruma decides
+   about characters below U+0100 by a table that has the superscript digits and fractions too. */
+#define WORD_SET "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define LONE_WORD_SET WORD_SET "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
 
 static void *pcre_alloc(PCRE2_SIZE n, void *unused)
 {
@@ -32,10 +35,11 @@ static void pcre_release(void *p, void *unused)
     lu_free(p);
 }
 
-static lutra_status refuse(const char *what, const char *regex, const char *construct, lutra_err *err)
+static lutra_status refuse(const char *what, const char *regex, const char *construct,
+                           lutra_err *err)
 {
-    return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: regex \"%s\" uses %s, which is not supported", what,
-                   regex, construct);
+    return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: regex \"%s\" uses %s, which is not supported",
+                   what, regex, construct);
 }
 
 /* Writes the translation of the escape \c. */
@@ -49,18 +53,16 @@ static lutra_status translate_escape(const char *what, const char *regex, char c
         if (in_class)
             lu_bytes_append(out, WORD_SET, sizeof WORD_SET - 1);
         else
-            lu_bytes_append(out, "[" WORD_SET "]", sizeof "[" WORD_SET "]" - 1);
+            lu_bytes_append(out, "[" LONE_WORD_SET "]", sizeof "[" LONE_WORD_SET "]" - 1);
         break;
     case 'W':
         if (in_class)
             return refuse(what, regex, "\\W inside a class", err);
-        lu_bytes_append(out, "[^" WORD_SET "]", sizeof "[^" WORD_SET "]" - 1);
+        lu_bytes_append(out, "[^" LONE_WORD_SET "]", sizeof "[^" LONE_WORD_SET "]" - 1);
         break;
     case 'h':
     case 'H': return refuse(what, regex, "\\h", err);
-    default:
-        lu_bytes_put(out, '\\');
-        lu_bytes_put(out, c);
+    default: lu_bytes_put(out, '\\'); lu_bytes_put(out, c);
     }
     return LUTRA_OK;
 }
@@ -135,7 +137,8 @@ static lutra_status compile(const char *what, const char *regex, const lu_bytes 
     return LUTRA_OK;
 }
 
-lutra_status lu_pattern_compile(const char *what, const char *regex, lu_pattern *out, lutra_err *err)
+lutra_status lu_pattern_compile(const char *what, const char *regex, lu_pattern *out,
+                                lutra_err *err)
 {
     if (!*regex)
         return lu_fail(err, LUTRA_E_FORMAT, "%s: the pattern is empty", what);
@@ -157,7 +160,8 @@ lutra_status lu_pattern_parse(const char *what, json_t *part, lu_pattern *out, l
     LU_TRY(lu_json_string(what, pattern, "String", &literal, err));
     LU_TRY(lu_json_string(what, pattern, "Regex", &regex, err));
     if (!literal == !regex)
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: \"pattern\" must hold one of String and Regex", what);
+        return lu_fail(err, LUTRA_E_FORMAT, "%s: \"pattern\" must hold one of String and Regex",
+                       what);
     if (regex)
         return lu_pattern_compile(what, regex, out, err);
     if (!*literal)
@@ -202,8 +206,8 @@ static bool match_room_ready(lu_match_room *r)
     return true;
 }
 
-void lu_pattern_begin(lu_pattern_scan *s, const lu_pattern *p, lu_match_room *room, const char *text,
-                      size_t n)
+void lu_pattern_begin(lu_pattern_scan *s, const lu_pattern *p, lu_match_room *room,
+                      const char *text, size_t n)
 {
     *s = (lu_pattern_scan){.pattern = p, .room = room, .text = text, .n = n};
 }
@@ -226,7 +230,8 @@ lutra_status lu_pattern_next(lu_pattern_scan *s, bool *found, size_t *begin, siz
     const lu_pattern *p = s->pattern;
     *found = false;
     if (p->literal) {
-        const char *hit = s->at < s->n ? find_literal(s->text + s->at, s->n - s->at, p->literal, p->n) : NULL;
+        const char *hit =
+            s->at < s->n ? find_literal(s->text + s->at, s->n - s->at, p->literal, p->n) : NULL;
         if (hit) {
             *found = true;
             *begin = (size_t)(hit - s->text);
@@ -245,10 +250,12 @@ lutra_status lu_pattern_next(lu_pattern_scan *s, bool *found, size_t *begin, siz
             return lu_fail_nomem(err, 0);
         if (rc < 0)
             return lu_fail(err, LUTRA_E_LIMIT,
-                           "tokenizer regex gave up %zu bytes into the text (PCRE2 error %d)", s->at, rc);
+                           "tokenizer regex gave up %zu bytes into the text (PCRE2 error %d)",
+                           s->at, rc);
         const PCRE2_SIZE *span = pcre2_get_ovector_pointer(s->room->data);
         if (span[1] < span[0] || span[0] < s->at) /* \K in a lookaround can move the start */
-            return lu_fail(err, LUTRA_E_UNSUPPORTED, "tokenizer regex moves the start of its match");
+            return lu_fail(err, LUTRA_E_UNSUPPORTED,
+                           "tokenizer regex moves the start of its match");
         if (span[0] == span[1] && s->any && s->last_end == span[1]) {
             int length = 1;
             if (s->at < s->n)

@@ -14,10 +14,12 @@ typedef struct lu_pattern {
 
 /* Reads the member "pattern" of a part. `what` names the part in messages. */
 lutra_status lu_pattern_parse(const char *what, json_t *part, lu_pattern *out, lutra_err *err);
-lutra_status lu_pattern_compile(const char *what, const char *regex, lu_pattern *out, lutra_err *err);
+lutra_status lu_pattern_compile(const char *what, const char *regex, lu_pattern *out,
+                                lutra_err *err);
 void lu_pattern_free(lu_pattern *p);
 
-/* What matching needs besides the shared pattern: one per encoding or decoding call. Starts zeroed. */
+/* What matching needs besides the shared pattern: one per encoding or decoding call. Starts zeroed.
+ */
 typedef struct lu_match_room {
     void *data, *context, *stack;
 } lu_match_room;
@@ -34,8 +36,8 @@ typedef struct lu_pattern_scan {
     bool any;
 } lu_pattern_scan;
 
-void lu_pattern_begin(lu_pattern_scan *s, const lu_pattern *p, lu_match_room *room, const char *text,
-                      size_t n);
+void lu_pattern_begin(lu_pattern_scan *s, const lu_pattern *p, lu_match_room *room,
+                      const char *text, size_t n);
 /* *found is false when there is no further match. E_LIMIT: the regex backtracks beyond measure. */
 lutra_status lu_pattern_next(lu_pattern_scan *s, bool *found, size_t *begin, size_t *end,
                              lutra_err *err);

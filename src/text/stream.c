@@ -1,7 +1,7 @@
-/* stream.c - decoding one id at a time, with stop strings. decoder.c gives out text that no later id
-   changes; this file further holds back what could become a stop string.
-   Invariant: without a stop, all that push and flush give out is what lutra_decode gives at once; with
-   one, that text up to the stop string that is complete first, however the text was cut into ids. */
+/* stream.c - decoding one id at a time, with stop strings. decoder.c gives out text that no later
+   id changes; this file further holds back what could become a stop string. Invariant: without a
+   stop, all that push and flush give out is what lutra_decode gives at once; with one, that text up
+   to the stop string that is complete first, however the text was cut into ids. */
 #include <string.h>
 
 #include "base/mem.h"
@@ -18,12 +18,14 @@ struct lutra_stream {
     lu_bytes given;   /* what the last call gave out */
 };
 
-lutra_status lutra_stream_open(const lutra_tokenizer *t, bool skip_special, const char *const *stops,
-                               int n_stops, lutra_stream **out, lutra_err *err)
+lutra_status lutra_stream_open(const lutra_tokenizer *t, bool skip_special,
+                               const char *const *stops, int n_stops, lutra_stream **out,
+                               lutra_err *err)
 {
     for (int i = 0; i < n_stops; i++)
         if (!*stops[i] || !lu_utf8_valid(stops[i], strlen(stops[i])))
-            return lu_fail(err, LUTRA_E_ARG, "stop string %d is %s", i, *stops[i] ? "not UTF-8" : "empty");
+            return lu_fail(err, LUTRA_E_ARG, "stop string %d is %s", i,
+                           *stops[i] ? "not UTF-8" : "empty");
     lutra_stream *s = lu_calloc(1, sizeof *s);
     if (!s)
         return lu_fail_nomem(err, sizeof *s);
@@ -59,7 +61,8 @@ void lutra_stream_close(lutra_stream *s)
     lu_free(s);
 }
 
-/* Where the stop string begins that is complete first (of several that end together, the longest). */
+/* Where the stop string begins that is complete first (of several that end together, the longest).
+ */
 static bool find_stop(const lutra_stream *s, size_t *begin)
 {
     const char *text = s->waiting.data;

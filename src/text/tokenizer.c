@@ -1,5 +1,5 @@
-/* tokenizer.c - the tokenizer object: opening it from tokenizer.json, encoding, decoding. The parts do
-   the work (parts.h, bpe.h); this file knows their order. The result is that of Hugging Face's
+/* tokenizer.c - the tokenizer object: opening it from tokenizer.json, encoding, decoding. The parts
+   do the work (parts.h, bpe.h); this file knows their order. The result is that of Hugging Face's
    tokenizers library, id for id. */
 #include "text/tokenizer.h"
 
@@ -34,9 +34,11 @@ static lutra_status check_model(const char *what, json_t *model, lutra_err *err)
     const char *type = NULL;
     LU_TRY(lu_json_string(what, model, "type", &type, err));
     if (!type && !json_object_get(model, "merges"))
-        return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: no \"type\" and no merges, expected BPE", what);
+        return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: no \"type\" and no merges, expected BPE",
+                       what);
     if (type && strcmp(type, "BPE") != 0)
-        return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: type \"%.100s\" is not supported, only BPE", what, type);
+        return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: type \"%.100s\" is not supported, only BPE",
+                       what, type);
     return LUTRA_OK;
 }
 
@@ -55,7 +57,8 @@ static lutra_status read_parts(const char *file, json_t *root, lutra_tokenizer *
     snprintf(what, sizeof what, "%s: model", file);
     json_t *model = json_object_get(root, "model");
     LU_TRY(check_model(what, model, err));
-    LU_TRY(lu_vocab_parse(what, json_object_get(model, "vocab"), t->added.n, id_limit, &t->vocab, err));
+    LU_TRY(lu_vocab_parse(what, json_object_get(model, "vocab"), t->added.n, id_limit, &t->vocab,
+                          err));
     LU_TRY(add_added_tokens(what, t, err));
     LU_TRY(lu_bpe_parse(what, model, &t->vocab, &t->bpe, err));
 
@@ -63,7 +66,8 @@ static lutra_status read_parts(const char *file, json_t *root, lutra_tokenizer *
     LU_TRY(lu_normalizer_parse(what, json_object_get(root, "normalizer"), &t->normalizer, err));
     LU_TRY(lu_added_prepare(&t->added, &t->normalizer, err));
     snprintf(what, sizeof what, "%s: pre_tokenizer", file);
-    LU_TRY(lu_pretokenizer_parse(what, json_object_get(root, "pre_tokenizer"), &t->pretokenizer, err));
+    LU_TRY(
+        lu_pretokenizer_parse(what, json_object_get(root, "pre_tokenizer"), &t->pretokenizer, err));
     snprintf(what, sizeof what, "%s: post_processor", file);
     LU_TRY(lu_postprocessor_parse(what, json_object_get(root, "post_processor"), &t->vocab,
                                   &t->postprocessor, err));
@@ -157,7 +161,8 @@ typedef struct encoding {
 } encoding;
 
 /* A stretch without added tokens, normalised already. */
-static lutra_status encode_plain(encoding *e, const char *text, size_t n, bool at_start, lutra_err *err)
+static lutra_status encode_plain(encoding *e, const char *text, size_t n, bool at_start,
+                                 lutra_err *err)
 {
     lu_bytes_clear(&e->pieces.text);
     lu_bytes_append(&e->pieces.text, text, n);
@@ -172,7 +177,8 @@ static lutra_status encode_plain(encoding *e, const char *text, size_t n, bool a
 }
 
 /* A stretch without verbatim added tokens: is normalised, then may show further added tokens. */
-static lutra_status encode_section(encoding *e, const char *text, size_t n, bool at_start, lutra_err *err)
+static lutra_status encode_section(encoding *e, const char *text, size_t n, bool at_start,
+                                   lutra_err *err)
 {
     lu_bytes_clear(&e->normal);
     lu_bytes_append(&e->normal, text, n);
@@ -190,7 +196,8 @@ static lutra_status encode_section(encoding *e, const char *text, size_t n, bool
     return LUTRA_OK;
 }
 
-static lutra_status encode_text(encoding *e, const char *text, size_t n, bool add_special, lutra_err *err)
+static lutra_status encode_text(encoding *e, const char *text, size_t n, bool add_special,
+                                lutra_err *err)
 {
     const lu_postprocessor *post = &e->t->postprocessor;
     for (int i = 0; add_special && i < post->n_before; i++)
@@ -226,7 +233,8 @@ lutra_status lutra_encode(const lutra_tokenizer *t, const char *text, size_t n, 
                           int32_t **ids, int64_t *n_ids, lutra_err *err)
 {
     if (n > TEXT_LIMIT)
-        return lu_fail(err, LUTRA_E_LIMIT, "text of %zu bytes: more than %zu in one call", n, TEXT_LIMIT);
+        return lu_fail(err, LUTRA_E_LIMIT, "text of %zu bytes: more than %zu in one call", n,
+                       TEXT_LIMIT);
     encoding e = {.t = t};
     lu_bytes clean = {0};
     if (!lu_utf8_valid(text, n)) {
@@ -252,8 +260,8 @@ lutra_status lutra_encode(const lutra_tokenizer *t, const char *text, size_t n, 
 
 /* --- decoding ------------------------------------------------------------------------------- */
 
-lutra_status lu_tokenizer_push(const lutra_tokenizer *t, lu_decoding *d, int32_t id, bool skip_special,
-                               lutra_err *err)
+lutra_status lu_tokenizer_push(const lutra_tokenizer *t, lu_decoding *d, int32_t id,
+                               bool skip_special, lutra_err *err)
 {
     if (id < 0)
         return lu_fail(err, LUTRA_E_ARG, "token id %d is negative", (int)id);

@@ -1,4 +1,5 @@
-/* tokenizer.h - inside of a tokenizer: what the chat side and the tests reach beyond lutra/text.h. */
+/* tokenizer.h - inside of a tokenizer: what the chat side and the tests reach beyond lutra/text.h.
+ */
 #ifndef LU_TEXT_TOKENIZER_H
 #define LU_TEXT_TOKENIZER_H
 
@@ -27,7 +28,7 @@ const lu_chat_config *lu_tokenizer_chat(const lutra_tokenizer *t);
 
 /* Puts the piece of an id through a decoding: nothing for an id without a piece, or a special one
    when skip_special. */
-lutra_status lu_tokenizer_push(const lutra_tokenizer *t, lu_decoding *d, int32_t id, bool skip_special,
-                               lutra_err *err);
+lutra_status lu_tokenizer_push(const lutra_tokenizer *t, lu_decoding *d, int32_t id,
+                               bool skip_special, lutra_err *err);
 
 #endif

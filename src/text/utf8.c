@@ -139,6 +139,6 @@ bool lu_char_is_word(int32_t c)
     if (c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9)) /* joiners; circled letters */
         return true;
     const utf8proc_category_t k = utf8proc_category(c);
-    return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_ND) ||
-           k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_PC;
+    return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_ND) || k == UTF8PROC_CATEGORY_NL ||
+           k == UTF8PROC_CATEGORY_PC;
 }

@@ -74,8 +74,8 @@ lutra_status lu_vocab_add(const char *what, lu_vocab *v, const char *text, size_
     const size_t slot = find_slot(v, text, n);
     const int32_t known = v->slots[slot];
     if (known >= 0 && known != id)
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: piece \"%.100s\" has the ids %d and %d", what, text,
-                       (int)known, (int)id);
+        return lu_fail(err, LUTRA_E_FORMAT, "%s: piece \"%.100s\" has the ids %d and %d", what,
+                       text, (int)known, (int)id);
     lu_piece *p = &v->pieces[id];
     if (known < 0) {
         if (p->flags)
@@ -95,13 +95,15 @@ static lutra_status largest_id(const char *what, json_t *object, int32_t *limit,
 {
     const char *key;
     json_t *value;
-    json_object_foreach(object, key, value) {
+    json_object_foreach(object, key, value)
+    {
         if (!json_is_integer(value))
-            return lu_fail(err, LUTRA_E_FORMAT, "%s: the id of \"%.100s\" is no integer", what, key);
+            return lu_fail(err, LUTRA_E_FORMAT, "%s: the id of \"%.100s\" is no integer", what,
+                           key);
         const json_int_t id = json_integer_value(value);
         if (id < 0 || id >= LU_ID_LIMIT)
-            return lu_fail(err, LUTRA_E_FORMAT, "%s: id %lld of \"%.100s\" is outside 0 .. %d", what,
-                           (long long)id, key, LU_ID_LIMIT - 1);
+            return lu_fail(err, LUTRA_E_FORMAT, "%s: id %lld of \"%.100s\" is outside 0 .. %d",
+                           what, (long long)id, key, LU_ID_LIMIT - 1);
         if (id >= *limit)
             *limit = (int32_t)id + 1;
     }
@@ -112,7 +114,8 @@ lutra_status lu_vocab_parse(const char *what, json_t *object, size_t n_more, int
                             lu_vocab *out, lutra_err *err)
 {
     if (!json_is_object(object))
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: \"vocab\" is missing or no object of pieces and ids", what);
+        return lu_fail(err, LUTRA_E_FORMAT,
+                       "%s: \"vocab\" is missing or no object of pieces and ids", what);
     LU_TRY(largest_id(what, object, &id_limit, err));
     size_t n_slots = 16;
     while (n_slots < 2 * (json_object_size(object) + n_more))
@@ -126,7 +129,8 @@ lutra_status lu_vocab_parse(const char *what, json_t *object, size_t n_more, int
     memset(out->slots, 0xFF, n_slots * sizeof *out->slots); /* -1 */
     for (void *it = json_object_iter(object); it; it = json_object_iter_next(object, it))
         LU_TRY(lu_vocab_add(what, out, json_object_iter_key(it), json_object_iter_key_len(it),
-                            (int32_t)json_integer_value(json_object_iter_value(it)), LU_PIECE_MODEL, err));
+                            (int32_t)json_integer_value(json_object_iter_value(it)), LU_PIECE_MODEL,
+                            err));
     return LUTRA_OK;
 }
 

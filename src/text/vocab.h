@@ -5,7 +5,8 @@
 #include "base/json.h"
 #include "base/status.h"
 
-/* Larger ids are refused: tables are indexed by id. The largest vocabularies in use are near 2^18. */
+/* Larger ids are refused: tables are indexed by id. The largest vocabularies in use are near 2^18.
+ */
 #define LU_ID_LIMIT (1 << 22)
 
 enum {

@@ -1,5 +1,6 @@
 /* test_tokenizer.c - the tokenizers of three families against vectors of the reference library
-   (fixtures/tokenizers, made with Hugging Face tokenizers). Parts one by one: test_tokenizer_parts.c. */
+   (fixtures/tokenizers, made with Hugging Face tokenizers). Parts one by one:
+   test_tokenizer_parts.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,9 +9,11 @@
 
 #include <cmocka.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "lutra/text.h"
+#include "base/pool.h"
+#include "text/tokenizer.h"
 
 typedef struct family {
     const char *folder, *vectors;
@@ -72,7 +75,8 @@ static int32_t *ids_of(json_t *list, int64_t *n)
     return ids;
 }
 
-static void assert_decodes(const lutra_tokenizer *t, json_t *list, bool skip_special, const char *expected)
+static void assert_decodes(const lutra_tokenizer *t, json_t *list, bool skip_special,
+                           const char *expected)
 {
     int64_t n_ids;
     int32_t *ids = ids_of(list, &n_ids);
@@ -98,7 +102,8 @@ static void every_text_of_the_vectors_encodes_to_the_reference_ids(void **state)
             json_t *v = json_array_get(vectors, i), *text = json_object_get(v, "text");
             const char *p = json_string_value(text);
             assert_encodes(t, p, json_string_length(text), false, json_object_get(v, "ids"));
-            assert_encodes(t, p, json_string_length(text), true, json_object_get(v, "ids_with_special"));
+            assert_encodes(t, p, json_string_length(text), true,
+                           json_object_get(v, "ids_with_special"));
         }
         json_decref(root);
         lutra_tokenizer_close(t);
@@ -112,15 +117,17 @@ static void every_id_sequence_of_the_vectors_decodes_to_the_reference_text(void 
         lutra_tokenizer *t = open_family(f);
         json_t *root = load_vectors(f), *v;
         size_t i;
-        json_array_foreach(json_object_get(root, "vectors"), i, v) {
+        json_array_foreach(json_object_get(root, "vectors"), i, v)
+        {
             json_t *ids = json_object_get(v, "ids");
             assert_decodes(t, ids, false, json_string_value(json_object_get(v, "decoded")));
-            assert_decodes(t, ids, true, json_string_value(json_object_get(v, "decoded_skip_special")));
+            assert_decodes(t, ids, true,
+                           json_string_value(json_object_get(v, "decoded_skip_special")));
         }
         json_t *only = json_object_get(root, "decode_only");
         assert_int_equal(json_array_size(only), N_DECODE_ONLY);
-        json_array_foreach(only, i, v)
-            assert_decodes(t, json_object_get(v, "ids"), false, json_string_value(json_object_get(v, "decoded")));
+        json_array_foreach(only, i, v) assert_decodes(
+            t, json_object_get(v, "ids"), false, json_string_value(json_object_get(v, "decoded")));
         json_decref(root);
         lutra_tokenizer_close(t);
     }
@@ -129,17 +136,19 @@ static void every_id_sequence_of_the_vectors_decodes_to_the_reference_text(void 
 static void a_long_text_encodes_like_its_vectors_one_by_one(void **state)
 {
     (void)state;
-    /* All texts in one call, with a special token between them, use the word cache; alone they do not. */
+    /* All texts in one call, with a special token between them, use the word cache; alone they do
+     * not. */
     static const char *const between[N_FAMILIES] = {"<|end_of_text|>", "<eos>", "</s>"};
     for (int f = 0; f < N_FAMILIES; f++) {
         lutra_tokenizer *t = open_family(f);
         json_t *root = load_vectors(f), *v, *all_ids = json_array();
         size_t i, n = 0, at = 0;
-        json_array_foreach(json_object_get(root, "vectors"), i, v)
-            n += json_string_length(json_object_get(v, "text")) + strlen(between[f]);
+        json_array_foreach(json_object_get(root, "vectors"), i, v) n +=
+            json_string_length(json_object_get(v, "text")) + strlen(between[f]);
         char *all = lu_alloc(n + 1);
         assert_non_null(all);
-        json_array_foreach(json_object_get(root, "vectors"), i, v) {
+        json_array_foreach(json_object_get(root, "vectors"), i, v)
+        {
             strcpy(all + at, json_string_value(json_object_get(v, "text")));
             strcat(all + at, between[f]);
             at += strlen(all + at);
@@ -180,9 +189,17 @@ static void invalid_bytes_become_replacement_characters_part_by_part(void **stat
         size_t n;
         const char *clean;
     } cases[] = {
-        {"a\xFF" "b", 3, "a\xEF\xBF\xBD" "b"},
+        {"a\xFF"
+         "b",
+         3,
+         "a\xEF\xBF\xBD"
+         "b"},
         {"\xE2\x82", 2, "\xEF\xBF\xBD"},
-        {"\xE2\x82" "A", 3, "\xEF\xBF\xBD" "A"},
+        {"\xE2\x82"
+         "A",
+         3,
+         "\xEF\xBF\xBD"
+         "A"},
         {"\xE2\x28\xA1", 3, "\xEF\xBF\xBD(\xEF\xBF\xBD"},
         {"\xC0\x80", 2, "\xEF\xBF\xBD\xEF\xBF\xBD"},
         {"\xED\xA0\x80", 3, "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},
@@ -195,7 +212,8 @@ static void invalid_bytes_become_replacement_characters_part_by_part(void **stat
         int64_t n_ids;
         char *text;
         size_t n;
-        assert_int_equal(lutra_encode(t, cases[i].bytes, cases[i].n, false, &ids, &n_ids, NULL), LUTRA_OK);
+        assert_int_equal(lutra_encode(t, cases[i].bytes, cases[i].n, false, &ids, &n_ids, NULL),
+                         LUTRA_OK);
         assert_int_equal(lutra_decode(t, ids, n_ids, false, &text, &n, NULL), LUTRA_OK);
         assert_string_equal(text, cases[i].clean);
         lutra_free(ids);
@@ -251,13 +269,84 @@ static void a_run_of_one_character_takes_no_quadratic_time(void **state)
     lu_free(text);
 }
 
+static void cuts_cache_and_heap_give_the_same_ids(void **state)
+{
+    (void)state;
+    const size_t n = 200000;
+    char *text;
+    size_t size;
+    assert_int_equal(lu_file_read("models/text/val.txt", SIZE_MAX / 2, &text, &size, NULL),
+                     LUTRA_OK);
+    assert_true(size > n);
+    for (int f = 0; f < N_FAMILIES; f++) {
+        lutra_tokenizer *t = open_family(f);
+        int32_t *cut, *whole;
+        int64_t n_cut, n_whole;
+        assert_int_equal(lutra_encode(t, text, n, false, &cut, &n_cut, NULL), LUTRA_OK);
+        lu_free(
+            t->bpe.joins); /* without cuts a SentencePiece-like text is one stretch on the heap */
+        t->bpe.joins = NULL;
+        assert_int_equal(lutra_encode(t, text, n, false, &whole, &n_whole, NULL), LUTRA_OK);
+        assert_int_equal(n_cut, n_whole);
+        assert_memory_equal(cut, whole, (size_t)n_cut * sizeof *cut);
+        lutra_free(cut);
+        lutra_free(whole);
+        lutra_tokenizer_close(t);
+    }
+    lu_free(text);
+}
+
+typedef struct shared_work {
+    const lutra_tokenizer *t;
+    json_t *vectors;
+    bool right[N_VECTORS];
+} shared_work;
+
+static void encode_some(void *arg, int64_t begin, int64_t end, int worker)
+{
+    (void)worker;
+    shared_work *w = arg;
+    for (int64_t i = begin; i < end; i++) {
+        json_t *v = json_array_get(w->vectors, (size_t)i);
+        json_t *expected = json_object_get(v, "ids"), *text = json_object_get(v, "text");
+        int32_t *ids = NULL;
+        int64_t n = 0;
+        bool same = lutra_encode(w->t, json_string_value(text), json_string_length(text), false,
+                                 &ids, &n, NULL) == LUTRA_OK &&
+                    n == (int64_t)json_array_size(expected);
+        for (int64_t k = 0; same && k < n; k++)
+            same = ids[k] == json_integer_value(json_array_get(expected, (size_t)k));
+        w->right[i] = same;
+        lutra_free(ids);
+    }
+}
+
+static void one_tokenizer_serves_several_threads(void **state)
+{
+    (void)state;
+    lu_pool *pool;
+    assert_int_equal(lu_pool_open(4, &pool, NULL), LUTRA_OK);
+    for (int f = 0; f < N_FAMILIES; f++) {
+        lutra_tokenizer *t = open_family(f);
+        json_t *root = load_vectors(f);
+        shared_work w = {.t = t, .vectors = json_object_get(root, "vectors")};
+        lu_pool_for(pool, N_VECTORS, 1, encode_some, &w);
+        for (int i = 0; i < N_VECTORS; i++)
+            assert_true(w.right[i]);
+        json_decref(root);
+        lutra_tokenizer_close(t);
+    }
+    lu_pool_close(pool);
+}
+
 static void ids_outside_the_vocabulary_decode_to_nothing_and_negative_ones_are_refused(void **state)
 {
     (void)state;
     lutra_tokenizer *t = open_family(0);
     char *text;
     size_t n;
-    assert_int_equal(lutra_decode(t, (int32_t[]){39, 8192, INT32_MAX}, 3, false, &text, &n, NULL), LUTRA_OK);
+    assert_int_equal(lutra_decode(t, (int32_t[]){39, 8192, INT32_MAX}, 3, false, &text, &n, NULL),
+                     LUTRA_OK);
     assert_string_equal(text, "H");
     lutra_free(text);
     lutra_err err;
@@ -287,7 +376,10 @@ int main(void)
         cmocka_unit_test(invalid_bytes_become_replacement_characters_part_by_part),
         cmocka_unit_test(nul_bytes_are_text_like_any_other),
         cmocka_unit_test(a_run_of_one_character_takes_no_quadratic_time),
-        cmocka_unit_test(ids_outside_the_vocabulary_decode_to_nothing_and_negative_ones_are_refused),
+        cmocka_unit_test(cuts_cache_and_heap_give_the_same_ids),
+        cmocka_unit_test(one_tokenizer_serves_several_threads),
+        cmocka_unit_test(
+            ids_outside_the_vocabulary_decode_to_nothing_and_negative_ones_are_refused),
         cmocka_unit_test(a_missing_folder_is_named),
     };
     return cmocka_run_group_tests_name("tokenizer", tests, NULL, NULL);
