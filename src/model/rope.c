@@ -9,6 +9,7 @@
 #include "base/json.h"
 
 #define TWO_PI 6.283185307179586
+#define MIN_FACTOR 1e-6 /* keeps frequencies finite in float32 */
 
 static const char *const type_names[LU_N_ROPE_TYPES] = {"default", "linear", "llama3"};
 
@@ -19,7 +20,7 @@ static lutra_status positive(const char *what, json_t *obj, const char *type, co
 {
     *out = 0.0;
     LU_TRY(lu_json_float(what, obj, key, out, err));
-    if (!(*out > 0.0 && *out < 1e12))
+    if (!(*out >= MIN_FACTOR && *out < 1e12))
         return lu_fail(err, LUTRA_E_FORMAT,
                        "%s: rope type \"%s\" needs \"%s\" as a positive number", what, type, key);
     return LUTRA_OK;
@@ -71,9 +72,9 @@ static lutra_status read_one(const char *what, json_t *obj, double theta, lu_rop
                            "%s: partial_rotary_factor %g is not supported, expected 1", what,
                            partial);
     }
-    if (!(r.theta > 0.0 && r.theta < 1e15))
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: rope_theta is %g, expected a positive number",
-                       what, r.theta);
+    if (!(r.theta >= 1.0 && r.theta < 1e15))
+        return lu_fail(err, LUTRA_E_FORMAT, "%s: rope_theta is %g, expected 1 or more", what,
+                       r.theta);
     *out = r;
     return LUTRA_OK;
 }

@@ -1,5 +1,5 @@
-/* test_compressed.c - from lutra_quantize_checkpoint to logits: every tiny model compressed at 8 bits
-   still says nearly the same, and its linears are the ones that were coded. */
+/* test_compressed.c - from lutra_quantize_checkpoint to logits: every tiny model compressed at 8
+   bits still says nearly the same, and its linears are the ones that were coded. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -51,7 +51,8 @@ static void compress(lutra_ctx *ctx, const char *in, const char *out, const char
 
 static void remove_folder(const char *folder)
 {
-    static const char *const files[] = {"config.json", "model.safetensors", "reference.safetensors"};
+    static const char *const files[] = {"config.json", "model.safetensors",
+                                        "reference.safetensors"};
     char path[512];
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         snprintf(path, sizeof path, "%s/%s", folder, files[i]);
@@ -86,8 +87,7 @@ static void expect_near(lutra_ctx *ctx, const char *name, const char *out, bool 
                             &err),
          &err);
     /* a weight is off by at most scale / 2, about 2^-8 of its group's largest */
-    const double e =
-        relative(logits, lu_st_find(reference, "logits")->view.data, TOKENS * VOCAB);
+    const double e = relative(logits, lu_st_find(reference, "logits")->view.data, TOKENS * VOCAB);
     if (!(e > 0.0 && e <= 0.03))
         fail_msg("%s: relative error %g", name, e);
     lu_st_close(reference);
@@ -102,7 +102,10 @@ static void eight_bits_change_little(void **state)
     static const char *const names[] = {"llama", "mistral", "qwen2", "gemma2", "mixtral"};
     lutra_err err;
     lutra_ctx *ctx;
-    char folder[] = "/tmp/lutra-compressed-XX" "XX" "XX", out[64];
+    char folder[] = "/tmp/lutra-compressed-XX"
+                    "XX"
+                    "XX",
+         out[64];
     assert_non_null(mkdtemp(folder));
     snprintf(out, sizeof out, "%s/model", folder);
     must(lutra_open(NULL, &ctx, &err), &err);
