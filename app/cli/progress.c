@@ -96,6 +96,7 @@ const char *progress_line(const progress *p, const lutra_progress *e, double now
         append(buf, limit, &n, " ");
         append(buf, limit, &n, e->item);
     }
+    lu_printable(buf);
     return buf;
 }
 

@@ -69,6 +69,7 @@ void lu_log(const lutra_ctx *ctx, lutra_log_level level, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(line, sizeof line, fmt, args);
     va_end(args);
+    lu_printable(line);
     ctx->options.log(ctx->options.user, level, line);
 }
 

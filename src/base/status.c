@@ -17,6 +17,23 @@ const char *lutra_status_text(lutra_status status)
     return i < sizeof texts / sizeof *texts ? texts[i] : "unknown status";
 }
 
+/* Bytes of text that a message must not hold: controls of ASCII, and of C1, which UTF-8 writes as C2
+   80 to C2 9F. Names from files nobody vouches for reach messages, and messages reach terminals. */
+static size_t control_bytes(const unsigned char *text)
+{
+    if (*text < 0x20 || *text == 0x7f)
+        return 1;
+    return *text == 0xc2 && text[1] >= 0x80 && text[1] < 0xa0 ? 2 : 0;
+}
+
+void lu_printable(char *text)
+{
+    for (size_t n; *text; text += n ? n : 1) {
+        n = control_bytes((const unsigned char *)text);
+        memset(text, '?', n);
+    }
+}
+
 lutra_status lu_fail(lutra_err *err, lutra_status status, const char *fmt, ...)
 {
     if (err) {
@@ -25,6 +42,7 @@ lutra_status lu_fail(lutra_err *err, lutra_status status, const char *fmt, ...)
         va_start(args, fmt);
         vsnprintf(err->msg, sizeof err->msg, fmt, args);
         va_end(args);
+        lu_printable(err->msg);
     }
     return status;
 }
@@ -59,5 +77,6 @@ lutra_status lu_fail_prefix(lutra_err *err, lutra_status status, const char *fmt
     const size_t used = strlen(prefix);
     const size_t room = sizeof err->msg - 3 > used ? sizeof err->msg - 3 - used : 0;
     snprintf(err->msg, sizeof err->msg, "%.*s: %.*s", (int)(sizeof err->msg - 3), prefix, (int)room, rest);
+    lu_printable(err->msg);
     return err->status;
 }

@@ -12,7 +12,9 @@
             return lu_try_;                                                                       \
     } while (0)
 
-/* Message text: subject, fact, expectation or mend; lower case, no full stop. err may be NULL. */
+/* Message text: subject, fact, expectation or mend; lower case, no full stop. Control characters in
+   what is formatted become '?', so that a message is one line and does nothing to a terminal.
+   err may be NULL. */
 lutra_status lu_fail(lutra_err *err, lutra_status status, const char *fmt, ...) LUTRA_PRINTF(3, 4);
 
 /* "<path>: cannot <what>: <strerror(error)>"; ENOSPC/EDQUOT -> E_NOSPACE, ENOMEM -> E_NOMEM, else E_IO. */
@@ -23,5 +25,8 @@ lutra_status lu_fail_nomem(lutra_err *err, size_t bytes);
 /* Puts "<prefix>: " before a message already stored. Returns err's status (or `status` if NULL). */
 lutra_status lu_fail_prefix(lutra_err *err, lutra_status status, const char *fmt, ...)
     LUTRA_PRINTF(3, 4);
+
+/* Puts '?' in place of every byte of a control character of text. */
+void lu_printable(char *text);
 
 #endif

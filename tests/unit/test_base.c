@@ -32,6 +32,16 @@ static void a_long_message_is_cut_and_terminated(void **state)
     assert_true(strlen(err.msg) < sizeof err.msg);
 }
 
+static void a_message_is_one_printable_line(void **state)
+{
+    (void)state;
+    lutra_err err;
+    lu_fail(&err, LUTRA_E_FORMAT, "tensor '%s': bad", "a\nb\x1b[2J\x7f\xc2\x9b" "1m\tz\xc3\xa9\xc2\xa0");
+    assert_string_equal(err.msg, "tensor 'a?b?[2J???1m?z\xc3\xa9\xc2\xa0': bad");
+    lu_fail_prefix(&err, LUTRA_E_FORMAT, "file %s", "x\r\n");
+    assert_string_equal(err.msg, "file x??: tensor 'a?b?[2J???1m?z\xc3\xa9\xc2\xa0': bad");
+}
+
 static void the_chosen_allocation_fails(void **state)
 {
     (void)state;
@@ -128,6 +138,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_prefix_goes_before_the_message),
         cmocka_unit_test(a_long_message_is_cut_and_terminated),
+        cmocka_unit_test(a_message_is_one_printable_line),
         cmocka_unit_test(the_chosen_allocation_fails),
         cmocka_unit_test(sizes_that_overflow_are_refused),
         cmocka_unit_test(aligned_blocks_are_aligned),
