@@ -90,8 +90,7 @@ lutra_status lutra_session_feed(lutra_session *s, const int32_t *ids, int64_t n,
         const int64_t rows = n - done < step ? n - done : step;
         const lu_segment segment = {
             .kv = &s->kv, .pos = s->length + done, .ids = ids + done, .n = rows};
-        LU_TRY(lu_check_cancel(s->model->ctx, err));
-        lu_forward_run(s->forward, &segment, 1);
+        LU_TRY(lu_forward_run(s->forward, &segment, 1, err));
         if (logits && all)
             lu_forward_logits(s->forward, 0, rows, logits + done * vocab);
         else if (logits && done + rows == n)

@@ -140,10 +140,12 @@ static void loss_rows(void *arg, int64_t begin, int64_t end, int worker)
 }
 
 /* Adds the losses of the predictions made at rows [row, row + n) of the pass. */
-static void count_losses(evaluation *e, int64_t row, int64_t n, const int32_t *targets)
+static lutra_status count_losses(evaluation *e, int64_t row, int64_t n, const int32_t *targets,
+                                 lutra_err *err)
 {
     for (int64_t done = 0; done < n;) {
         const int64_t rows = n - done < e->logit_rows ? n - done : e->logit_rows;
+        LU_TRY(lu_check_cancel(e->model->ctx, err));
         lu_forward_logits(e->forward, row + done, rows, e->logits);
         e->targets = targets + done;
         lu_pool_for(e->model->ctx->pool, rows, 1, loss_rows, e);
@@ -152,6 +154,7 @@ static void count_losses(evaluation *e, int64_t row, int64_t n, const int32_t *t
         done += rows;
     }
     e->predicted += n;
+    return LUTRA_OK;
 }
 
 /* Index in a window's inputs of the first token whose prediction counts. */
@@ -172,19 +175,18 @@ static lutra_status run_windows(evaluation *e, int64_t first, int64_t n, lutra_e
     const int64_t step = lu_forward_max_rows(e->forward) / n;
     for (int64_t at = 0; at < e->inputs; at += step) {
         const int64_t rows = e->inputs - at < step ? e->inputs - at : step;
-        LU_TRY(lu_check_cancel(e->model->ctx, err));
         for (int64_t b = 0; b < n; b++)
             e->segments[b] = (lu_segment){
                 .kv = &e->kv[b], .pos = at, .ids = e->input_ids + b * e->inputs + at, .n = rows};
-        lu_forward_run(e->forward, e->segments, n);
+        LU_TRY(lu_forward_run(e->forward, e->segments, n, err));
         for (int64_t b = 0; b < n; b++) {
             /* the input at index i predicts the one at i + 1 */
             const int64_t counted = first_counted(e, first + b) - 1;
             const int64_t from = counted > at ? counted : at;
             const int64_t to = at + rows < e->inputs - 1 ? at + rows : e->inputs - 1;
             if (to > from)
-                count_losses(e, b * rows + from - at, to - from,
-                             e->input_ids + b * e->inputs + from + 1);
+                LU_TRY(count_losses(e, b * rows + from - at, to - from,
+                                    e->input_ids + b * e->inputs + from + 1, err));
         }
     }
     return LUTRA_OK;
@@ -192,6 +194,7 @@ static lutra_status run_windows(evaluation *e, int64_t first, int64_t n, lutra_e
 
 static lutra_status run(evaluation *e, lutra_err *err)
 {
+    lu_progress(e->model->ctx, "eval", NULL, "windows", 0, e->n_windows);
     for (int64_t w = 0; w < e->n_windows;) {
         const int64_t n = e->n_windows - w < e->batch ? e->n_windows - w : e->batch;
         LU_TRY(run_windows(e, w, n, err));

@@ -121,7 +121,8 @@ static void place_rows(lu_forward *f, const lu_segment *segments, int64_t n)
             f->rows[f->n_rows++] = (lu_row){.segment = i, .pos = segments[i].pos + t};
 }
 
-void lu_forward_run(lu_forward *f, const lu_segment *segments, int64_t n_segments)
+lutra_status lu_forward_run(lu_forward *f, const lu_segment *segments, int64_t n_segments,
+                            lutra_err *err)
 {
     const lutra_model *m = f->model;
     const int64_t n_layers = m->config.n_layers, cols = m->config.hidden_size;
@@ -131,6 +132,7 @@ void lu_forward_run(lu_forward *f, const lu_segment *segments, int64_t n_segment
     seam(f, (seam_job){.in_norm = m->layers[0].norm[LU_NORM_ATTN_IN]}, f->n_rows);
     for (int64_t i = 0; i < n_layers; i++) {
         const lu_layer *layer = &m->layers[i];
+        LU_TRY(lu_check_cancel(m->ctx, err));
         lu_attention_branch(f, i);
         seam(f,
              (seam_job){.add = true,
@@ -143,6 +145,7 @@ void lu_forward_run(lu_forward *f, const lu_segment *segments, int64_t n_segment
              f->n_rows);
         lu_tap_float(f, i, "layer_out", f->x, f->n_rows, cols);
     }
+    return LUTRA_OK;
 }
 
 typedef struct {

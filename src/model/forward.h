@@ -39,8 +39,10 @@ lutra_status lu_forward_set_tap(lu_forward *f, lu_tap tap, void *user, lutra_err
 
 /* Runs one pass over 1 .. max_rows rows. Ids must be in the vocabulary and positions within the
    caches: the caller has checked them. Afterwards lu_forward_logits can be asked for any row; rows
-   count through the segments in order. */
-void lu_forward_run(lu_forward *f, const lu_segment *segments, int64_t n_segments);
+   count through the segments in order. Fails with E_CANCELLED only: asked before each layer, as a
+   pass through a large model takes many seconds. */
+lutra_status lu_forward_run(lu_forward *f, const lu_segment *segments, int64_t n_segments,
+                            lutra_err *err);
 
 /* Final norm and lm_head of rows [row, row + n) of the last pass: out is [n][vocab_size]. */
 void lu_forward_logits(lu_forward *f, int64_t row, int64_t n, float *out);

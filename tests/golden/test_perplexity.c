@@ -244,6 +244,51 @@ static bool always(void *user)
     return true;
 }
 
+typedef struct {
+    int polls;            /* how often the evaluation asked whether to stop */
+    int64_t events, done; /* of progress; what the first and the last said */
+    int64_t first_done, total;
+} watcher;
+
+static bool never(void *user)
+{
+    ((watcher *)user)->polls++;
+    return false;
+}
+
+static void watch(void *user, const lutra_progress *p)
+{
+    watcher *w = user;
+    if (w->events++ == 0)
+        w->first_done = p->done;
+    w->done = p->done;
+    w->total = p->total;
+}
+
+static void it_tells_where_it_is_and_asks_before_every_layer(void **state)
+{
+    (void)state;
+    lutra_err err;
+    lutra_perplexity p;
+    lutra_perplexity_options o;
+    lutra_perplexity_options_init(&o);
+    o.window = 8;
+    watcher w = {.first_done = -1};
+    lutra_ctx *ctx = open_context(1);
+    lutra_model *m = open_model(ctx, "tests/fixtures/tiny/llama", LUTRA_F32);
+    ctx->options.user = &w;
+    ctx->options.progress = watch;
+    ctx->options.cancelled = never;
+    must(lu_perplexity_of_ids(m, text_ids, TEXT, &o, &p, &err), &err);
+    assert_int_equal(w.first_done, 0);
+    assert_int_equal(w.total, TEXT / 8);
+    assert_int_equal(w.done, w.total);
+    /* these few windows are one pass */
+    assert_true(w.polls >= m->config.n_layers + 1);
+    lutra_model_close(m);
+    lutra_close(ctx);
+}
+
 static void it_can_be_cancelled_and_survives_failed_allocations(void **state)
 {
     (void)state;
@@ -326,6 +371,7 @@ int main(void)
         cmocka_unit_test(windows_strides_and_bos_mean_what_the_header_says),
         cmocka_unit_test(threads_change_no_bit_of_the_result),
         cmocka_unit_test(senseless_windows_are_refused),
+        cmocka_unit_test(it_tells_where_it_is_and_asks_before_every_layer),
         cmocka_unit_test(it_can_be_cancelled_and_survives_failed_allocations),
         cmocka_unit_test(whole_texts_agree_with_transformers),
     };

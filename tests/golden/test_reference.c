@@ -167,7 +167,7 @@ static double hidden_error(fixture *f)
     must(lu_forward_open(f->model, n, n, &forward, &err), &err);
     must(lu_forward_set_tap(forward, compare_hidden, &h, &err), &err);
     const lu_segment segment = {.kv = &kv, .ids = ids->data, .n = n};
-    lu_forward_run(forward, &segment, 1);
+    assert_int_equal(lu_forward_run(forward, &segment, 1, NULL), LUTRA_OK);
     lu_forward_logits(forward, 0, n, f->logits);
     assert_int_equal(h.seen, f->model->config.n_layers + 2);
     lu_forward_close(forward);

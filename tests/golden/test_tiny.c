@@ -181,13 +181,13 @@ static void a_batch_changes_no_bit(void **state)
         for (int s = 0; s < 3; s++)
             must(lu_kv_open(t.model, TOKENS, &kv[s], &err), &err);
         const lu_segment before = {.kv = &kv[1], .ids = t.ids, .n = 9};
-        lu_forward_run(f, &before, 1);
+        assert_int_equal(lu_forward_run(f, &before, 1, NULL), LUTRA_OK);
         const lu_segment batch[] = {
             {.kv = &kv[0], .ids = t.ids, .n = 17},
             {.kv = &kv[1], .pos = 9, .ids = t.ids + 9, .n = 1},
             {.kv = &kv[2], .ids = t.ids, .n = 21},
         };
-        lu_forward_run(f, batch, 3);
+        assert_int_equal(lu_forward_run(f, batch, 3, NULL), LUTRA_OK);
         lu_forward_logits(f, 0, 39, together);
         assert_memory_equal(together, alone, 17 * VOCAB * sizeof(float));
         assert_memory_equal(together + 17 * VOCAB, alone + 9 * VOCAB, VOCAB * sizeof(float));
