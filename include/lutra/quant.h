@@ -48,7 +48,8 @@ typedef struct lutra_quantize_options {
     const char *const *ignore; /* name patterns (glob: * ?) of modules left alone */
     int n_ignore;              /* default: "lm_head" and "*embed_tokens" */
     bool dry_run;              /* plan only: nothing is written */
-    bool overwrite;            /* replace an existing output folder once the new one is complete */
+    bool overwrite;            /* replace an existing output folder once the new one is complete;
+                                  it must be empty or hold a config.json */
     bool restart;              /* discard the work of an interrupted run instead of resuming */
 } lutra_quantize_options;
 

@@ -72,6 +72,32 @@ static lutra_status require_plain(void *arg, const char *folder, const char *nam
                        folder, name);
 }
 
+static lutra_status note_file(void *arg, const char *folder, const char *name, lutra_err *err)
+{
+    (void)folder, (void)name, (void)err;
+    *(bool *)arg = true;
+    return LUTRA_OK;
+}
+
+/* Whether a folder may be replaced, which deletes it: one slip in a name must not cost anybody a
+   folder of other things. */
+static lutra_status require_checkpoint(const char *path, lutra_err *err)
+{
+    bool any = false;
+    LU_TRY(lu_folder_list(path, require_plain, NULL, err));
+    LU_TRY(lu_folder_list(path, note_file, &any, err));
+    char *config = lu_path_join(path, "config.json");
+    if (!config)
+        return lu_fail_nomem(err, strlen(path));
+    const bool good = !any || lu_path_exists(config);
+    lu_free(config);
+    return good ? LUTRA_OK
+                : lu_fail(err, LUTRA_E_EXISTS,
+                          "%s: exists and holds files but no config.json, so it is no checkpoint: "
+                          "remove it yourself or choose another name",
+                          path);
+}
+
 static lutra_status delete_entry(void *arg, const char *folder, const char *name, lutra_err *err)
 {
     (void)arg;
@@ -104,6 +130,11 @@ lutra_status lu_out_check(const char *in, const char *path, bool overwrite, lu_o
     out->partial = with_suffix(path, n, PARTIAL);
     if (!out->path || !out->partial)
         return lu_fail_nomem(err, n);
+    const char *name = lu_path_base(out->path);
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || !*name)
+        return lu_fail(err, LUTRA_E_ARG,
+                       "%s: names no folder that can be made or replaced, give the output's own name",
+                       out->path);
     if (lstat(out->path, &b) != 0)
         return errno == ENOENT ? LUTRA_OK : lu_fail_errno(err, errno, out->path, "look at");
     if (stat(in, &a) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
@@ -115,7 +146,7 @@ lutra_status lu_out_check(const char *in, const char *path, bool overwrite, lu_o
     if (!S_ISDIR(b.st_mode))
         return lu_fail(err, LUTRA_E_EXISTS, "%s: exists and is not a folder, remove it yourself",
                        out->path);
-    return lu_folder_list(out->path, require_plain, NULL, err);
+    return require_checkpoint(out->path, err);
 }
 
 lutra_status lu_out_begin(lu_out_folder *o, bool restart, lutra_err *err)

@@ -373,8 +373,15 @@ static void an_existing_output_is_replaced_whole(void **state)
     syn_text(p.out, "old.txt", "old");
     p.o.overwrite = true;
     set_format(&p, "int4:g32");
+    expect(&p, p.in, LUTRA_E_EXISTS, "no config.json");
+    assert_int_equal(syn_count(p.out), 1);
+    syn_text(p.out, "config.json", "{}");
+    set_format(&p, "int4:g32");
     expect(&p, p.in, LUTRA_OK, NULL);
     assert_int_equal(syn_count(p.out), 5);
+    strcat(p.out, "/."); /* a name that no rename can replace */
+    expect(&p, p.in, LUTRA_E_ARG, "names no folder");
+    p.out[strlen(p.out) - 2] = '\0';
     strcat(p.out, "///"); /* trailing slashes are not part of the name */
     expect(&p, p.in, LUTRA_OK, NULL);
     leave(&p);
