@@ -19,6 +19,7 @@
 #define PREFIX 8                                 /* bytes of the length before the header */
 #define MAX_HEADER ((uint64_t)100 * 1000 * 1000) /* the format's own limit */
 #define METADATA "__metadata__"
+#define LFS_POINTER "version https://git-lfs"
 
 struct lu_st_file {
     char *path;
@@ -246,6 +247,11 @@ lutra_status lu_st_parse(const char *path, const void *data, size_t size, lu_st_
     if (size < PREFIX)
         return lu_fail(err, LUTRA_E_FORMAT, "%s: %zu bytes, too short for a safetensors file", path,
                        size);
+    if (size >= sizeof LFS_POINTER - 1 && memcmp(bytes, LFS_POINTER, sizeof LFS_POINTER - 1) == 0)
+        return lu_fail(err, LUTRA_E_FORMAT,
+                       "%s: a Git LFS pointer, the file itself was not downloaded: run 'git lfs "
+                       "pull' in that folder",
+                       path);
     const uint64_t h = load_u64(bytes);
     if (h > MAX_HEADER)
         return lu_fail(

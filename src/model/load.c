@@ -115,9 +115,9 @@ static lutra_status read_config(lutra_model *m, lutra_err *err)
     const char *folder = lu_checkpoint_path(m->files);
     json_t *config = lu_checkpoint_json(m->files), *generation = NULL;
     if (!config)
-        return lu_fail(err, LUTRA_E_ARG,
-                       "%s: a single file is not a model, expected a folder with config.json",
-                       folder);
+        return lu_fail(err, LUTRA_E_ARG, "%s: %s, expected a Hugging Face folder", folder,
+                       lu_path_is_dir(folder) ? "has no config.json"
+                                              : "a single file is not a model");
     char *what = lu_path_join(folder, "config.json");
     char *generation_path = lu_path_join(folder, "generation_config.json");
     lutra_status status =
