@@ -38,6 +38,9 @@ bool out_broken(void); /* a write has failed: no use to go on */
  */
 void out_json(json_t *value);
 json_t *out_real(double v);
+json_t *out_string(const char *text); /* bytes that are not UTF-8, as paths may hold, become '?' */
+/* A name from a file for a person's terminal: a copy of it without control characters. */
+const char *out_name(const char *text, char *buf, size_t size);
 /* Flushes; a failed write turns `status` into CLI_FAILED with a message (none for a closed pipe).
  */
 int out_close(int status);

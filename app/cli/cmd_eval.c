@@ -36,8 +36,8 @@ static const cli_operand operands[] = {
 static void print_json(const cli_call *call, const settings *s, const lutra_perplexity *p)
 {
     json_t *o = json_object();
-    json_object_set_new(o, "model", json_string(call->operands[0]));
-    json_object_set_new(o, "text", json_string(s->text));
+    json_object_set_new(o, "model", out_string(call->operands[0]));
+    json_object_set_new(o, "text", out_string(s->text));
     json_object_set_new(o, "dtype", json_string(s->dtype));
     json_object_set_new(o, "perplexity", out_real(p->perplexity));
     json_object_set_new(o, "nll", out_real(p->nll));

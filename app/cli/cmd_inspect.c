@@ -144,15 +144,17 @@ static void print_config_line(const overview *v, const char *label, const char *
 static void print_quantization(const overview *v)
 {
     const char *method = json_string_value(json_object_get(v->quant, "quant_method"));
+    char shown[256];
     if (!v->ours) {
         out_printf("quantization     %s\n", !v->quant ? "none"
-                                            : method  ? method
+                                            : method  ? out_name(method, shown, sizeof shown)
                                                       : "of an unknown kind");
         return;
     }
     const char *spec = json_string_value(json_object_get(v->quant, "format"));
     char size[32];
-    out_printf("quantization     %s, %lld modules, %.1f M weights in %s\n", spec ? spec : "?",
+    out_printf("quantization     %s, %lld modules, %.1f M weights in %s\n",
+               out_name(spec ? spec : "?", shown, sizeof shown),
                (long long)v->n_modules, (double)v->quantized_params * 1e-6,
                human_bytes((double)v->quantized_bytes, size, sizeof size));
     out_printf("bits per weight  %.3f in them, %.3f over all\n",
@@ -170,12 +172,13 @@ static void print_tensors(const lutra_checkpoint *c, const overview *v)
     out_printf("\n");
     for (int64_t i = 0; i < lutra_checkpoint_count(c) && !out_broken(); i++) {
         lutra_tensor t;
-        char shape[200], size[32];
+        char shape[200], size[32], shown[1024], file[256];
         lutra_checkpoint_tensor(c, i, &t);
         const char *name = lutra_checkpoint_name(c, i);
-        out_printf("%-*s  %-7s %-16s %9s  %s", width, name, lutra_dtype_name(t.dtype),
-                   shape_text(&t, shape, sizeof shape),
-                   human_bytes((double)t.bytes, size, sizeof size), lutra_checkpoint_file(c, i));
+        out_printf("%-*s  %-7s %-16s %9s  %s", width, out_name(name, shown, sizeof shown),
+                   lutra_dtype_name(t.dtype), shape_text(&t, shape, sizeof shape),
+                   human_bytes((double)t.bytes, size, sizeof size),
+                   out_name(lutra_checkpoint_file(c, i), file, sizeof file));
         if (part_of_module(v, name) == 'c' && t.rank == 2)
             out_printf("  (%lld bits, %lld x %lld)", (long long)v->bits, (long long)t.shape[0],
                        (long long)(t.shape[0] ? weights_of_codes(v, &t) / t.shape[0] : 0));
@@ -185,11 +188,11 @@ static void print_tensors(const lutra_checkpoint *c, const overview *v)
 
 static void print_text(const lutra_checkpoint *c, const overview *v, const settings *s)
 {
-    char size[32];
+    char size[32], shown[256];
     const char *arch =
         json_string_value(json_array_get(json_object_get(v->config, "architectures"), 0));
     if (arch)
-        out_printf("architecture     %s\n", arch);
+        out_printf("architecture     %s\n", out_name(arch, shown, sizeof shown));
     print_config_line(v, "layers", "num_hidden_layers");
     print_config_line(v, "hidden size", "hidden_size");
     print_config_line(v, "intermediate", "intermediate_size");
@@ -228,7 +231,7 @@ static json_t *tensors_json(const lutra_checkpoint *c)
         json_object_set_new(o, "dtype", json_string(lutra_dtype_name(t.dtype)));
         json_object_set_new(o, "shape", shape);
         json_object_set_new(o, "bytes", json_integer((json_int_t)t.bytes));
-        json_object_set_new(o, "file", json_string(lutra_checkpoint_file(c, i)));
+        json_object_set_new(o, "file", out_string(lutra_checkpoint_file(c, i)));
         json_array_append_new(list, o);
     }
     return list;
@@ -244,7 +247,7 @@ static void print_json(const lutra_checkpoint *c, const overview *v, const setti
             json_object_set_new(dtypes, lutra_dtype_name((lutra_dtype)t),
                                 json_pack("{s:I, s:I}", "tensors", (json_int_t)v->count_of[t],
                                           "bytes", (json_int_t)v->bytes_of[t]));
-    json_object_set_new(o, "path", json_string(path));
+    json_object_set_new(o, "path", out_string(path));
     json_object_set(o, "architecture", arch ? arch : json_null());
     json_object_set_new(o, "parameters", json_integer(v->params));
     json_object_set_new(o, "bytes", json_integer(v->bytes));

@@ -163,8 +163,8 @@ static void print_json(const cli_call *call, const settings *s, const char *spec
                        const lutra_quantize_report *r)
 {
     json_t *o = json_object();
-    json_object_set_new(o, "in", json_string(call->operands[0]));
-    json_object_set_new(o, "out", json_string(call->operands[1]));
+    json_object_set_new(o, "in", out_string(call->operands[0]));
+    json_object_set_new(o, "out", out_string(call->operands[1]));
     json_object_set_new(o, "format", json_string(spec));
     json_object_set_new(o, "dry_run", json_boolean(s->dry_run));
     json_object_set_new(o, "tensors", json_integer(r->n_tensors));

@@ -49,7 +49,7 @@ static void print_json(const cli_call *call, const settings *s, const cli_answer
     json_t *o = json_object(), *ids = json_array();
     for (int64_t i = 0; i < a->n_ids; i++)
         json_array_append_new(ids, json_integer(a->ids[i]));
-    json_object_set_new(o, "model", json_string(call->operands[0]));
+    json_object_set_new(o, "model", out_string(call->operands[0]));
     json_object_set_new(o, "text", json_stringn(a->text, a->n));
     json_object_set_new(o, "tokens", ids);
     json_object_set_new(o, "finish", json_string(cli_finish_name(a->finish)));

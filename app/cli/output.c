@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "cli.h"
 #include "interrupt.h"
 
@@ -42,6 +43,26 @@ void out_flush(void)
 bool out_broken(void) { return write_error != 0; }
 
 json_t *out_real(double v) { return isfinite(v) ? json_real(v) : json_null(); }
+
+json_t *out_string(const char *text)
+{
+    json_t *value = json_string(text);
+    char *copy = value ? NULL : lu_strdup(text);
+    for (char *c = copy; c && *c; c++)
+        if ((unsigned char)*c >= 0x80)
+            *c = '?';
+    if (copy)
+        value = json_string(copy);
+    lu_free(copy);
+    return value;
+}
+
+const char *out_name(const char *text, char *buf, size_t size)
+{
+    snprintf(buf, size, "%s", text);
+    lu_printable(buf);
+    return buf;
+}
 
 void out_json(json_t *value)
 {

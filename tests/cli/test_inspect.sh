@@ -35,4 +35,21 @@ printf 'not a safetensors file' >"$work/bad.safetensors"
 run inspect "$work/bad.safetensors"
 expect_status 1
 expect_err 'bad.safetensors: '
+
+printf 'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n' >"$work/pointer.safetensors"
+run inspect "$work/pointer.safetensors"
+expect_status 1
+expect_err 'git lfs pull'
+
+# Names come from files nobody vouches for: a terminal never gets their control characters.
+name=$(printf 'odd\377name.safetensors')
+header='{"a\u001b[31m\nb":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+{ printf '\120\0\0\0\0\0\0\0'; printf '%-80s' "$header"; printf '\0\0\0\0'; } >"$work/$name"
+run inspect "$work/$name" --tensors
+expect_status 0
+expect_out '^a?\[31m?b '
+run inspect "$work/$name" --json --tensors
+expect_status 0
+expect_json
+expect_value 'o["path"].endswith("odd?name.safetensors"), ascii(o["tensors"][0]["name"])' "(True, \"'a\\\\x1b[31m\\\\nb'\")"
 finish
