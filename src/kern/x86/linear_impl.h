@@ -1,5 +1,5 @@
-/* linear_impl.h - the matrix products of a vector level, compiled once per level after its vector
-   header (linear_avx2.h, linear_avx512.h) has said what a vector of rows is.
+/* linear_impl.h - the matrix products of a vector level, compiled once per level: the flags of the
+   file that includes this choose the header that says what a vector of rows is.
 
    A unit is 4 vectors of rows (layout: linear_pack.h). One x row runs straight from the codes:
    a code is shifted into place, looked up and multiplied in registers. More rows first decode a
@@ -15,6 +15,11 @@
 
 #include "kern/linear_pack.h"
 #include "tensor/convert.h"
+#if defined(__AVX512F__)
+#include "kern/x86/linear_avx512.h"
+#else
+#include "kern/x86/linear_avx2.h"
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)
