@@ -109,9 +109,9 @@ static void report(const lutra_model_info *info, const result *r, double roof, i
                rate / roof);
     else
         printf("| %s | %d | %.1f | %.2f | %.2f | %.0f | %.0f | %.3f | %.2f | %.0f %% of %.2f |\n",
-               format, threads, (double)o->prompt / r->prefill, 1 / r->seconds[1],
-               1 / r->median[1], r->seconds[1] * 1e6, head * 1e6, (double)info->weight_bytes / 1e9,
-               rate / 1e9, 100 * rate / roof, roof / 1e9);
+               format, threads, (double)o->prompt / r->prefill, 1 / r->seconds[1], 1 / r->median[1],
+               r->seconds[1] * 1e6, head * 1e6, (double)info->weight_bytes / 1e9, rate / 1e9,
+               100 * rate / roof, roof / 1e9);
     fflush(stdout);
 }
 

@@ -76,7 +76,8 @@ static void fill_random(void *out, size_t bytes)
 static lu_weight make_weight(const product *p, int bits)
 {
     const size_t count = (size_t)(p->n * p->k), bytes = count * (size_t)(bits ? bits : 16) / 8;
-    lu_weight w = {.n = p->n, .k = p->k, .dtype = bits ? LUTRA_DTYPE_NONE : LUTRA_BF16, .bits = bits};
+    lu_weight w = {
+        .n = p->n, .k = p->k, .dtype = bits ? LUTRA_DTYPE_NONE : LUTRA_BF16, .bits = bits};
     uint16_t *data = need(lu_alloc(bytes));
     fill_random(data, bytes);
     w.data = data;
@@ -345,9 +346,10 @@ int main(int argc, char **argv)
     bm_print_machine(stdout, o.json);
     const int n_teams = open_teams(teams, &o);
     if (!o.json)
-        printf("\n| variant | threads | rows | us / 16 layers | weights, GB/s | of reading | GFLOP/s "
-               "| of multiply-adds | q,k,v + o + gate,up + down, us |\n|---|---|---|---|---|---|---|"
-               "---|---|\n");
+        printf(
+            "\n| variant | threads | rows | us / 16 layers | weights, GB/s | of reading | GFLOP/s "
+            "| of multiply-adds | q,k,v + o + gate,up + down, us |\n|---|---|---|---|---|---|---|"
+            "---|---|\n");
     for (int i = 0; i < 4; i++) {
         run_format(o.bits >= 0 ? o.bits : formats[i], teams, n_teams, &o);
         if (o.bits >= 0)

@@ -1,5 +1,6 @@
 /* measure.c - see measure.h. Inner loops are written per instruction set behind target attributes,
-   so that the roofs use the widest loads and multiply-adds of this CPU whatever the build's flags. */
+   so that the roofs use the widest loads and multiply-adds of this CPU whatever the build's flags.
+ */
 #include "measure.h"
 
 #include <stdlib.h>
@@ -53,15 +54,16 @@ AVX512 static uint64_t read_zmm_prefetch(const void *p, size_t bytes)
     return (uint64_t)_mm512_reduce_or_epi64(sum[0] | sum[1] | sum[2] | sum[3]);
 }
 
-/* Several places of the part in turn: more pages open, more of the hardware's prefetchers at work. */
+/* Several places of the part in turn: more pages open, more of the hardware's prefetchers at work.
+ */
 AVX512 static uint64_t read_zmm_streams(const void *p, size_t bytes)
 {
     const size_t part = bytes / STREAMS;
     __m512i sum[STREAMS] = {0};
     for (size_t i = 0; i < part; i += 64)
         for (size_t j = 0; j < STREAMS; j++)
-            sum[j] = _mm512_xor_si512(sum[j],
-                                      _mm512_loadu_si512((const uint8_t *)p + j * part + i));
+            sum[j] =
+                _mm512_xor_si512(sum[j], _mm512_loadu_si512((const uint8_t *)p + j * part + i));
     return (uint64_t)_mm512_reduce_or_epi64(sum[0] | sum[1] | sum[2] | sum[3]);
 }
 
@@ -71,8 +73,7 @@ AVX2 static uint64_t read_ymm(const void *p, size_t bytes)
     uint64_t words[4];
     for (const uint8_t *c = p, *end = c + bytes; c < end; c += 128)
         for (int j = 0; j < 4; j++)
-            sum[j] = _mm256_xor_si256(sum[j],
-                                      _mm256_loadu_si256((const __m256i *)(c + 32 * j)));
+            sum[j] = _mm256_xor_si256(sum[j], _mm256_loadu_si256((const __m256i *)(c + 32 * j)));
     _mm256_storeu_si256((__m256i *)words, sum[0] | sum[1] | sum[2] | sum[3]);
     return words[0] | words[1] | words[2] | words[3];
 }

@@ -2,8 +2,8 @@
    times are taken.
 
    A machine that is not quiet only ever makes a piece of work slower, so a figure here is the
-   minimum over repeats of a short piece (milliseconds, shorter than a scheduler's slice), and longer
-   work is the sum of its pieces' minima. Ratios come from one run, roofs included. */
+   minimum over repeats of a short piece (milliseconds, shorter than a scheduler's slice), and
+   longer work is the sum of its pieces' minima. Ratios come from one run, roofs included. */
 #ifndef BENCH_MEASURE_H
 #define BENCH_MEASURE_H
 
