@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/context.h"
 #include "base/mem.h"
 #include "lutra/engine.h"
 #include "measure.h"
@@ -56,7 +55,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static result measure(lutra_model *m, const lutra_model_info *info, const options *o)
+static result measure(lutra_model *m, const lutra_model_info *info, int threads, const options *o)
 {
     enum { PREFILLS = 2 };
     lutra_session *s;
@@ -70,14 +69,14 @@ static result measure(lutra_model *m, const lutra_model_info *info, const option
     try(lutra_session_open(m, o->prompt + o->tokens * 2, &s, &err));
     for (int i = 0; i < PREFILLS; i++) {
         try(lutra_session_truncate(s, 0, &err));
-        const double start = lu_seconds();
+        const double start = bm_now(threads);
         try(lutra_session_feed(s, ids, o->prompt, false, logits, &err));
-        bm_take(&prefill, lu_seconds() - start);
+        bm_take(&prefill, bm_now(threads) - start);
     }
     for (int64_t i = 0; i < o->tokens * 2; i++) {
-        const double start = lu_seconds();
+        const double start = bm_now(threads);
         try(lutra_session_feed(s, &ids[i % o->prompt], 1, false, i & 1 ? logits : NULL, &err));
-        took[(i & 1) * o->tokens + i / 2] = lu_seconds() - start;
+        took[(i & 1) * o->tokens + i / 2] = bm_now(threads) - start;
     }
     for (int i = 0; i < 2; i++) {
         qsort(took + i * o->tokens, (size_t)o->tokens, sizeof *took, by_value);
@@ -144,7 +143,7 @@ static void run(int threads, const options *o)
     try(lutra_open(&context_options, &ctx, &err));
     try(lutra_model_open(ctx, o->folder, &model_options, &model, &err));
     lutra_model_get_info(model, &info);
-    const result r = measure(model, &info, o);
+    const result r = measure(model, &info, threads, o);
     report(&info, &r, roof, threads, o);
     lutra_model_close(model);
     lutra_close(ctx);

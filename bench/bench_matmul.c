@@ -180,6 +180,7 @@ typedef struct {
 static result time_model(lu_pool *pool, const model *m, int64_t rows, const options *o)
 {
     const int64_t layers = rows <= 8 ? m->layers : rows <= 64 && m->layers > 1 ? 2 : 1;
+    const int threads = lu_pool_size(pool);
     static bm_least least[MODEL_LAYERS][LOOPS];
     loop_job job = {.m = rows};
     memset(least, 0, sizeof least);
@@ -201,9 +202,9 @@ static result time_model(lu_pool *pool, const model *m, int64_t rows, const opti
         for (int64_t i = 0; i < layers; i++)
             for (int loop = 0; loop < LOOPS; loop++) {
                 job.linears = m->linears[i];
-                const double t = lu_seconds();
+                const double t = bm_now(threads);
                 run_loop(pool, &job, loop);
-                bm_take(&least[i][loop], lu_seconds() - t);
+                bm_take(&least[i][loop], bm_now(threads) - t);
             }
         r.repeats++;
     }

@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/context.h"
 #include "base/mem.h"
@@ -154,9 +155,9 @@ bm_rate bm_read_rate(lu_pool *pool, const bm_memory *m, const bm_reader *reader,
         return (bm_rate){0};
     for (int i = 0; i < passes * BM_WINDOWS; i++) {
         job.window = m->data + (size_t)(i % BM_WINDOWS) * window;
-        const double start = lu_seconds();
+        const double start = bm_now((int)parts);
         lu_pool_for(pool, parts, 1, read_task, &job);
-        took[i] = lu_seconds() - start;
+        took[i] = bm_now((int)parts) - start;
     }
     qsort(took, (size_t)(passes * BM_WINDOWS), sizeof *took, by_value);
     const double bytes = (double)(job.part * (size_t)parts);
@@ -248,9 +249,9 @@ double bm_fma_roof(lu_pool *pool)
     const int threads = lu_pool_size(pool);
     bm_least least = {0};
     for (int i = 0; i < FMA_REPEATS; i++) {
-        const double start = lu_seconds();
+        const double start = bm_now(threads);
         lu_pool_for(pool, threads, 1, fma_task, &job);
-        bm_take(&least, lu_seconds() - start);
+        bm_take(&least, bm_now(threads) - start);
     }
     return 2.0 * lanes * FMA_CHAINS * FMA_STEPS * threads / least.seconds;
 }
@@ -273,6 +274,14 @@ double bm_empty_loop(lu_pool *pool)
         bm_take(&least, (lu_seconds() - start) / LOOPS);
     }
     return least.seconds;
+}
+
+double bm_now(int threads)
+{
+    struct timespec t;
+    if (threads > 1 || clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) != 0)
+        return lu_seconds();
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
 void bm_take(bm_least *least, double seconds)

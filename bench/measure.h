@@ -47,6 +47,10 @@ double bm_fma_roof(lu_pool *pool);
 /* Seconds of a loop on the pool that does nothing: the price of a parallel region. */
 double bm_empty_loop(lu_pool *pool);
 
+/* Seconds to take differences of. One thread: its CPU time, which leaves out the time that other
+   programs had the CPU; more threads: the clock on the wall. */
+double bm_now(int threads);
+
 /* Adds a time to the minimum and to the count. Start with {0}. */
 typedef struct bm_least {
     double seconds;
