@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
+#include "base/mem.h"
 #include "cli.h"
 #include "interrupt.h"
 
@@ -45,14 +47,14 @@ json_t *out_real(double v) { return isfinite(v) ? json_real(v) : json_null(); }
 
 void out_json(json_t *value)
 {
-    char *text = value ? json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(10)) : NULL;
+    char *text = value ? lu_json_dump(value, JSON_INDENT(2) | JSON_REAL_PRECISION(10), NULL) : NULL;
     if (text) {
         out_write(text, strlen(text));
         out_write("\n", 1);
     } else if (!write_error) {
         write_error = ENOMEM;
     }
-    free(text);
+    lu_free(text);
     json_decref(value);
 }
 
