@@ -15,15 +15,14 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "support/synthetic_checkpoint.h"
 
-static char folder[] = "/tmp/lutra-test-file-XXXXXX";
-static char path[128];
+static char folder[SYN_PATH], path[SYN_PATH + 8];
 
 static int make_folder(void **state)
 {
     (void)state;
-    if (!mkdtemp(folder))
-        return -1;
+    syn_temp(folder);
     snprintf(path, sizeof path, "%s/f", folder);
     return 0;
 }
@@ -31,8 +30,8 @@ static int make_folder(void **state)
 static int remove_folder(void **state)
 {
     (void)state;
-    unlink(path);
-    return rmdir(folder);
+    syn_delete(folder);
+    return 0;
 }
 
 static int files_in_folder(void)

@@ -15,7 +15,7 @@
 
 #include "calib/quantize.h"
 #include "lutra/lutra.h"
-#include "synthetic_checkpoint.h"
+#include "support/synthetic_checkpoint.h"
 
 #define MODEL "models/llama-8m"
 #define BATCH ((int64_t)256 << 10) /* small: many records in the journal */
