@@ -123,7 +123,7 @@ lutra_status lu_out_begin(lu_out_folder *o, bool restart, lutra_err *err)
     struct stat held, named;
     if (mkdir(o->partial, 0777) != 0 && errno != EEXIST)
         return lu_fail_errno(err, errno, o->partial, "create");
-    o->lock = open(o->partial, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    o->lock = open(o->partial, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (o->lock < 0)
         return lu_fail_errno(err, errno, o->partial, "open");
     if (flock(o->lock, LOCK_EX | LOCK_NB) != 0)
