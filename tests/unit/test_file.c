@@ -169,6 +169,11 @@ static void paths_join_with_one_slash(void **state)
     assert_string_equal(lu_path_base("c"), "c");
     assert_true(lu_path_is_dir(folder) && lu_path_exists(folder));
     assert_false(lu_path_exists("no/such"));
+    char loop[SYN_PATH + 8]; /* there, though it cannot be followed */
+    snprintf(loop, sizeof loop, "%s/loop", folder);
+    assert_int_equal(symlink("loop", loop), 0);
+    assert_true(lu_path_exists(loop));
+    assert_int_equal(unlink(loop), 0);
 }
 
 static void every_failed_allocation_is_reported(void **state)
