@@ -203,7 +203,7 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
     lutra_quantize_options_init(&o);
     if (opts)
         memcpy(&o, opts, opts->size < sizeof o ? opts->size : sizeof o);
-    lutra_quantize_report r;
+    lutra_quantize_report r = {.n_tensors = 0};
     lutra_checkpoint *c = NULL;
     lu_plan plan = {.n_tensors = 0};
     LU_TRY(lu_format_check(&o.format, err));

@@ -55,16 +55,16 @@ static const lu_codebook codebooks[] = {
     {"fp2", "2-bit float E1M0: -1, 0, 1", 2, false, fp2, 1},
 };
 
-int lu_codebook_count(void) { return (int)(sizeof codebooks / sizeof codebooks[0]); }
+int lutra_codebook_count(void) { return (int)(sizeof codebooks / sizeof codebooks[0]); }
 
-const lu_codebook *lu_codebook_at(int i)
+static const lu_codebook *codebook_at(int i)
 {
-    return i >= 0 && i < lu_codebook_count() ? &codebooks[i] : NULL;
+    return i >= 0 && i < lutra_codebook_count() ? &codebooks[i] : NULL;
 }
 
 const lu_codebook *lu_codebook_find(const char *name)
 {
-    for (int i = 0; i < lu_codebook_count(); i++)
+    for (int i = 0; i < lutra_codebook_count(); i++)
         if (strcmp(codebooks[i].name, name) == 0)
             return &codebooks[i];
     return NULL;
@@ -77,16 +77,14 @@ void lu_codebook_table(const lu_codebook *c, bool zero_point, float *table)
         table[i] = c->integer ? (float)(first + i) : c->values[i];
 }
 
-int lutra_codebook_count(void) { return lu_codebook_count(); }
-
 const char *lutra_codebook_name(int i)
 {
-    const lu_codebook *c = lu_codebook_at(i);
+    const lu_codebook *c = codebook_at(i);
     return c ? c->name : NULL;
 }
 
 const char *lutra_codebook_help(int i)
 {
-    const lu_codebook *c = lu_codebook_at(i);
+    const lu_codebook *c = codebook_at(i);
     return c ? c->help : NULL;
 }

@@ -12,7 +12,7 @@
 #include "fmt/codec.h"
 #include "io/checkpoint.h"
 #include "lutra/lutra.h"
-#include "synthetic_checkpoint.h"
+#include "support/synthetic_checkpoint.h"
 
 #define MODEL "models/llama-8m"
 
