@@ -1,7 +1,8 @@
 /* journal.h - which tensors of an interrupted run are finished. A text file in the work folder:
 
      lutra journal 1
-     request 0123456789abcdef   everything that decides the output: files, format, ignored modules
+     request 0123456789abcdef   everything that decides the output: files, format, range rule,
+                                ignored modules
      done 17 4028000000000000 3f80000000000000
 
    tensor 17 of the plan is on disk; its signal and noise energies, as the bits of doubles, so that

@@ -318,6 +318,7 @@ lutra_status lu_writer_open(lutra_ctx *ctx, const lu_plan *plan, const char *fol
     w->total_bytes = plan->bytes_in;
     atomic_flag_clear(&w->err_lock);
     lu_encoder_init(&w->encoder, &plan->format, level);
+    w->encoder.range = plan->range;
     const lutra_status status = allocate(w, err);
     if (status == LUTRA_OK)
         *out = w;
