@@ -1,13 +1,16 @@
-/* lut_gemv.cuh - the small-M kernel: weights stream once from memory, activations ride along.
+/* lut_gemv.cuh - the small-M kernel: weights stream once from memory, activations stay put.
 
-   Persistent: one block of 16 warps per SM. Work is cut into units of WR row blocks (64 rows each)
-   x WK = 16 / WR stages of 64 columns, ordered row block first; block c takes units
-   [c U / G, (c+1) U / G). Inside a unit each warp owns one stage: it decodes 64 x 64 codes through a
-   pair table that every bank holds a copy of (so look-ups never conflict), feeds them as the
-   16-row operand of mma.m16n8k16 (tokens are n = 8), and scales the float32 sums once per group.
-   Where a row block ends, the 16 warps' sums are added in warp order; where a row block is shared
-   by several thread blocks, each writes its part to scratch and the last to arrive adds the parts
-   in block order. Both orders are fixed, so results repeat bit by bit. */
+   One block per SM owns a range of strips (16 rows, all of K), so no sum crosses blocks. Its warps
+   form n_wk columns x n_ws rows: warp (wk, ws) takes bricks wk, wk + n_wk, ... of strips ws,
+   ws + n_ws, ...; brick outer, strip inner, so the activations of a brick are fetched once and stay
+   in registers. A unit is one brick: its codes arrive in registers several units ahead, become
+   weights through a pair table that every bank holds a copy of (one byte permute makes the address,
+   one conflict-free load the pair), and feed mma.m16n8k16 as the 16-row operand (tokens are n = 8).
+   Sums are float32, scaled once per group, and kept per (strip, wk) in shared memory, each slot
+   owned by one lane; at the end of a pass over the strips they are added over wk in order. That
+   order depends on the shape only, so results repeat bit by bit.
+   Weights do not depend on the kernel ahead: they are fetched before griddepcontrol.wait, all else
+   is touched after it. */
 #ifndef LU_KERN_CUDA_LUT_GEMV_CUH
 #define LU_KERN_CUDA_LUT_GEMV_CUH
 
@@ -16,52 +19,62 @@
 
 #include "lut_layout.cuh"
 
-/* Warps of a block and stages in flight, by tokens: what the register file allows. */
-template <int NT, bool GENERAL> struct lut_plan {
-    static const int warps = NT <= 2 ? 16 : 8;
-    static const int threads = 32 * warps;
-    static const int slots = NT == 1 && !GENERAL ? 3 : 2;
-    static const int rows_at_once = NT == 1 && !GENERAL ? 4 : 2;      /* row tiles whose sums are open */
-    static const int red_stride = 64 + 4;                 /* floats per token: no bank conflicts */
-    static const int red_floats = 8 * NT * red_stride;    /* per warp */
-    static const int x_bytes = slots * NT * 2 * 32 * 16;  /* per warp */
+#ifndef LUT_W1
+#define LUT_W1 16
+#define LUT_W2 16
+#define LUT_W4 8
+#define LUT_PRE 1
+#endif
+#ifndef LUT_SLOTS4
+#define LUT_SLOTS4 4
+#define LUT_SLOTS3 6
+#define LUT_SLOTS2 8
+#endif
+
+/* The table fills the shared-memory addresses 64 K to 128 K, so that an address is bytes (0, 1,
+   code, lane) and needs no addition. Sums lie below and above it. */
+#define LUT_TABLE_AT 0x10000
+#define LUT_TABLE_BYTES 0x10000
+#define LUT_BELOW_BYTES (63 * 1024) /* the system keeps the first KB */
+
+/* Most warps of a block and units in flight per warp: what the register file allows. */
+template <int B, int NT> struct lut_plan {
+    static const int warps = NT == 1 ? LUT_W1 : NT == 2 ? LUT_W2 : LUT_W4;
+    static const bool fetch_x_ahead = NT <= LUT_PRE;
+    static const int slots = B == 8 ? 2 : B == 4 ? LUT_SLOTS4 : B == 3 ? LUT_SLOTS3 : LUT_SLOTS2;
 };
 
 struct lut_gemv_args {
-    const uint32_t *words;
-    const uint16_t *scales, *zeros; /* fp16 bits */
-    const uint16_t *x; /* rows start on 16 bytes, k is a multiple of 8 */
+    const uint32_t *words, *scales, *zeros; /* lut_layout.cuh; scales in pairs */
+    const uint16_t *x;
     uint16_t *y;
     const uint16_t *bias;
     int64_t ldx, ldy;
     int n, k, m;
-    int n_rb, n_kt, n_groups;
-    int stages_per_group_log2; /* group of 64 << log2 columns; 31 = the whole row; -1 = 32 columns */
-    int wr;                    /* row blocks per unit: 1, 2, 4 */
-    int n_ku, n_units;         /* units across, units in all */
-    int *counters;             /* [grid], zero between launches */
-    float *parts;              /* [grid][2][wr * 64 * 8 NT] */
+    int n_strips, n_bricks, n_entries, bricks_per_entry;
+    int n_wk, n_ws;
+    int pass_strips; /* multiple of n_ws: what the sums' shared memory holds */
+    int token_pairs; /* per 8 tokens: lanes with t below this hold wanted sums */
+    int strips_below; /* of a pass: their sums lie below the table, the others' above */
+    int x_vector;    /* rows of x start on 16 bytes and k % 8 == 0 */
     uint16_t table[256];
 };
 
-template <int B, bool GENERAL> struct lut_stage {
-    uint4 w[B];
-    uint4 s[GENERAL ? 2 : 1];
-    uint4 z[GENERAL ? 2 : 1];
+template <int B, int PARTS, bool GENERAL> struct lut_unit {
+    uint32_t w[2 * B];
+    uint32_t s[PARTS];
+    uint32_t z[GENERAL ? PARTS : 1];
 };
 
-static __device__ __forceinline__ uint4 load_once(const void *p)
+static __device__ __forceinline__ void load_words(uint32_t *to, const void *p, int count)
 {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
-    return v;
-}
-
-static __device__ __forceinline__ unsigned word_of(const uint4 *w, int i)
-{
-    const uint4 v = w[i >> 2];
-    return (i & 3) == 0 ? v.x : (i & 3) == 1 ? v.y : (i & 3) == 2 ? v.z : v.w;
+    if (count == 4)
+        asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "l"(p));
+    else if (count == 2)
+        asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(to[0]), "=r"(to[1]) : "l"(p));
+    else
+        asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(to[0]) : "l"(p));
 }
 
 template <bool BF16>
@@ -69,190 +82,211 @@ static __device__ __forceinline__ void mma16816(float c[4], const unsigned a[4],
 {
     if (BF16)
         asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},"
-                     "{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+            "{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
     else
         asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},"
-                     "{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+            "{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* Bytes of the table in shared memory: entries of 128 bytes, one copy a bank. */
-template <int B> struct lut_table_bytes {
-    static const int value = B == 3 ? 64 * 128 : 256 * 128;
-};
-
-template <int B>
-static __device__ __forceinline__ void build_table(char *table, const uint16_t *t, int threads)
+/* Entries lie 256 bytes apart, so an address is (code byte, lane byte). Two bits: four codes, 8
+   bytes an entry, 32 copies. Else: two codes, 4 bytes, 32 copies and a gap; at three bits the two
+   bits above the pair are someone else's and the entry repeats. */
+template <int B> static __device__ __forceinline__ void build_table(char *table, const uint16_t *t)
 {
-    const int entries = B == 3 ? 64 : 256;
-    for (int i = threadIdx.x; i < entries * 8; i += threads) { /* 16 bytes each */
-        const int e = i >> 3;
+    const int vectors = B == 2 ? 16 : 8;
+    for (int i = (int)threadIdx.x; i < 256 * vectors; i += (int)blockDim.x) {
+        const int e = i / vectors;
         unsigned lo, hi;
         if (B == 8) {
-            lo = hi = t[e] | (unsigned)t[e] << 16;
-        } else if (B == 2) { /* four codes: an 8-byte entry, 16 copies */
+            lo = hi = t[e];
+        } else if (B == 2) {
             lo = t[e & 3] | (unsigned)t[e >> 2 & 3] << 16;
             hi = t[e >> 4 & 3] | (unsigned)t[e >> 6] << 16;
         } else {
-            lo = hi = t[e & ((1 << B) - 1)] | (unsigned)t[e >> B] << 16;
+            lo = hi = t[e & ((1 << B) - 1)] | (unsigned)t[e >> B & ((1 << B) - 1)] << 16;
         }
-        *(uint4 *)(table + i * 16) = make_uint4(lo, hi, lo, hi);
+        *(uint4 *)(table + e * 256 + i % vectors * 16) = make_uint4(lo, hi, lo, hi);
     }
 }
 
-/* The four A registers of step j of a row tile whose words start at index r * B. */
-template <int B>
-static __device__ __forceinline__ void decode(const char *table, const uint4 *w, int r, int j,
-                                              unsigned lane_at, unsigned a[4])
+template <int B> static __device__ __forceinline__ unsigned entry_at(unsigned v, int byte, unsigned lane_at)
 {
-    if (B == 4) {
-        const unsigned v = word_of(w, r * 4 + j);
-        a[0] = *(const unsigned *)(table + ((v << 7 & 0x7f80u) | lane_at));
-        a[1] = *(const unsigned *)(table + ((v >> 1 & 0x7f80u) | lane_at));
-        a[2] = *(const unsigned *)(table + ((v >> 9 & 0x7f80u) | lane_at));
-        a[3] = *(const unsigned *)(table + ((v >> 17 & 0x7f80u) | lane_at));
-    } else if (B == 3) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int p = 4 * j + i;
-            unsigned at;
-            if (p < 15) {
-                const unsigned v = word_of(w, r * 3 + p % 3);
-                const int shift = 6 * (p / 3) - 7;
-                at = (shift < 0 ? v << (shift < 0 ? -shift : 0) : v >> (shift < 0 ? 0 : shift)) & 0x1f80u;
-            } else {
-                at = (word_of(w, r * 3) >> 23 & 0x180u) | (word_of(w, r * 3 + 1) >> 21 & 0x600u) |
-                     (word_of(w, r * 3 + 2) >> 19 & 0x1800u);
-            }
-            a[i] = *(const unsigned *)(table + (at | lane_at));
-        }
-    } else if (B == 2) {
-        const unsigned v = word_of(w, r * 2 + (j >> 1));
-        const unsigned at0 = (j & 1) ? v >> 9 : v << 7, at1 = (j & 1) ? v >> 17 : v >> 1;
-        const uint2 q0 = *(const uint2 *)(table + ((at0 & 0x7f80u) | lane_at));
-        const uint2 q1 = *(const uint2 *)(table + ((at1 & 0x7f80u) | lane_at));
+    return __byte_perm(v, lane_at, 0x6504u | (unsigned)byte << 4);
+}
+
+static __device__ __forceinline__ unsigned look_up(unsigned at)
+{
+    unsigned v;
+    asm("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
+    return v;
+}
+
+static __device__ __forceinline__ uint2 look_up2(unsigned at)
+{
+    uint2 v;
+    asm("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+    return v;
+}
+
+/* The four A registers of step j. */
+template <int B>
+static __device__ __forceinline__ void decode(const uint32_t *w, int j, unsigned lane_at, unsigned a[4])
+{
+    if (B == 2) {
+        const uint2 q0 = look_up2(entry_at<B>(w[j >> 1], 2 * (j & 1), lane_at));
+        const uint2 q1 = look_up2(entry_at<B>(w[j >> 1], 2 * (j & 1) + 1, lane_at));
         a[0] = q0.x;
         a[2] = q0.y;
         a[1] = q1.x;
         a[3] = q1.y;
-    } else {
+    } else if (B == 8) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const unsigned v = word_of(w, r * 8 + 2 * j + (i >> 1)) >> (16 * (i & 1));
-            const unsigned lo = *(const unsigned *)(table + ((v << 7 & 0x7f80u) | lane_at));
-            const unsigned hi = *(const unsigned *)(table + ((v >> 1 & 0x7f80u) | lane_at));
+            const unsigned v = w[2 * j + (i >> 1)];
+            const unsigned lo = look_up(entry_at<B>(v, 2 * (i & 1), lane_at));
+            const unsigned hi = look_up(entry_at<B>(v, 2 * (i & 1) + 1, lane_at));
             a[i] = __byte_perm(lo, hi, 0x5410);
+        }
+    } else {
+        unsigned v = 0;
+        if (B == 4) {
+            v = w[j];
+        } else {
+            const uint32_t *h = w + 3 * (j >> 2);
+            v = (j & 3) < 3 ? h[j & 3]
+                            : (h[0] >> 6 & 0x03030303u) | (h[1] >> 4 & 0x0c0c0c0cu) | (h[2] >> 2 & 0x30303030u);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            a[i] = look_up(entry_at<B>(v, i, lane_at));
+    }
+}
+
+/* Starts the loads of a unit's codes and scales. The pointers are this lane's, at strip 0, brick 0. */
+template <int B, int PARTS, bool GENERAL>
+static __device__ __forceinline__ void load_unit(lut_unit<B, PARTS, GENERAL> &u, const char *words, const char *tail,
+                                                 const char *scales, int64_t zeros, int brick, int entry)
+{
+    const char *w = words + (int64_t)brick * (256 * B);
+    load_words(u.w, w, 4);
+    if (B == 3)
+        load_words(u.w + 4, tail + (int64_t)brick * (256 * B), 2);
+#pragma unroll
+    for (int v = 1; v < B / 2; v++)
+        load_words(u.w + 4 * v, w + v * 512, 4);
+    const char *s = scales + (int64_t)entry * (32 * PARTS);
+    load_words(u.s, s, PARTS);
+    if (GENERAL && zeros)
+        load_words(u.z, s + zeros, PARTS);
+}
+
+/* The activations of a brick: 16 bytes of each 32 columns, for tokens 8 t + lane / 4. Sums of tokens
+   past m are never stored, so lanes past m read the last token instead. */
+template <int NT, bool GENERAL>
+static __device__ __forceinline__ void load_x(const lut_gemv_args &a, uint4 x[NT][4], int brick, int lane)
+{
+    const int first = brick * 128 + (lane & 3) * 8;
+    const bool whole = brick * 128 + 128 <= a.k && (!GENERAL || a.x_vector);
+#pragma unroll
+    for (int t = 0; t < NT; t++) {
+        const uint16_t *from = a.x + min(t * 8 + (lane >> 2), a.m - 1) * a.ldx + first;
+        if (whole) {
+#pragma unroll
+            for (int p = 0; p < 4; p++)
+                x[t][p] = *(const uint4 *)(from + p * 32);
+            continue;
+        }
+#pragma unroll
+        for (int p = 0; p < 4; p++) {
+            const int col = first + p * 32;
+            unsigned v[8];
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                v[e] = col + e < a.k ? from[p * 32 + e] : 0;
+            x[t][p] = make_uint4(v[0] | v[1] << 16, v[2] | v[3] << 16, v[4] | v[5] << 16, v[6] | v[7] << 16);
         }
     }
 }
 
-/* Sixteen bytes to shared memory, or zeros where `inside` is false. */
-static __device__ __forceinline__ void fetch_x(const uint16_t *from, uint4 *to, bool inside)
+static __device__ __forceinline__ unsigned x_word(const uint4 &v, int i)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                 :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(inside ? 16 : 0) : "memory");
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-static __device__ __forceinline__ float scale_of(const uint4 s, int r, int h)
+/* Sums of the activations of each part of a brick, tokens 2 t and 2 t + 1: zero points multiply them. */
+template <int NT, int PARTS, bool BF16>
+static __device__ __forceinline__ void sum_x(const uint4 x[NT][4], float out[NT][PARTS][2])
 {
-    const unsigned v = r == 0 ? s.x : r == 1 ? s.y : r == 2 ? s.z : s.w;
-    const __half2 p = *(const __half2 *)&v;
-    return h ? __high2float(p) : __low2float(p);
-}
-
-/* Where a warp's next stage lies. Stages past the right or lower edge are read from the edge
-   instead: their activations are zero, or their rows are never stored. */
-template <int NT> struct lut_cursor {
-    int rb, kt, ku;
-    const uint16_t *x; /* this lane's columns of token lane / 4 at kt = 0 */
-    bool token[NT];
-};
-
-/* Starts the loads of a stage: codes and scales to registers, activations to shared memory. */
-template <int B, int NT, bool GENERAL>
-static __device__ __forceinline__ void load_stage(const lut_gemv_args &a, lut_stage<B, GENERAL> &st, uint4 *x,
-                                                  const lut_cursor<NT> &at, int lane)
-{
-    const int rb = min(at.rb, a.n_rb - 1), kt = min(at.kt, a.n_kt - 1);
-    const uint32_t *w = a.words + (int64_t)(rb * a.n_kt + kt) * (B * 128) + lane * 4;
-#pragma unroll
-    for (int v = 0; v < B; v++)
-        st.w[v] = load_once(w + v * 128);
-    const int g0 = a.stages_per_group_log2 < 0 ? kt * 2 : kt >> a.stages_per_group_log2;
-    const int64_t sa = (int64_t)(rb * a.n_groups + g0) * 64 + (lane >> 2) * 8;
-    st.s[0] = load_once(a.scales + sa);
-    if (GENERAL) {
-        const uint4 none = make_uint4(0, 0, 0, 0);
-        const int64_t sb = a.stages_per_group_log2 < 0 && kt * 2 + 1 < a.n_groups ? sa + 64 : sa;
-        st.s[1] = load_once(a.scales + sb);
-        st.z[0] = a.zeros ? load_once(a.zeros + sa) : none;
-        st.z[1] = a.zeros ? load_once(a.zeros + sb) : none;
-    }
-    const int col = kt * 64 + (lane & 3) * 8;
-    const bool in0 = at.kt < a.n_kt && col < a.k, in1 = at.kt < a.n_kt && col + 32 < a.k;
-    const uint16_t *from = at.x + kt * 64;
-#pragma unroll
-    for (int t = 0; t < NT; t++) {
-        const uint16_t *row = at.token[t] ? from + t * 8 * a.ldx : a.x;
-        fetch_x(in0 ? row : a.x, x + (t * 2) * 32 + lane, at.token[t] && in0);
-        fetch_x(in1 ? row + 32 : a.x, x + (t * 2 + 1) * 32 + lane, at.token[t] && in1);
-    }
-}
-
-template <int B, int NT, bool BF16, bool GENERAL>
-static __device__ __forceinline__ void compute_stage(const char *table, const lut_stage<B, GENERAL> &st,
-                                                     const uint4 *x, unsigned lane_at, int lane,
-                                                     float acc[4][NT][4])
-{
-    const int parts = GENERAL ? 2 : 1; /* sums per group of scales within the stage */
-    const int steps = 4 / parts, RO = lut_plan<NT, GENERAL>::rows_at_once;
     const unsigned one = BF16 ? 0x3f803f80u : 0x3c003c00u;
     const unsigned ones[4] = {one, one, one, one};
 #pragma unroll
-    for (int h = 0; h < parts; h++) {
-        float sum_x[NT][4] = {};
+    for (int t = 0; t < NT; t++)
 #pragma unroll
-        for (int r0 = 0; r0 < 4; r0 += RO) {
-            float c[RO][NT][4] = {};
+        for (int q = 0; q < PARTS; q++) {
+            float c[4] = {};
 #pragma unroll
-            for (int jj = 0; jj < steps; jj++) {
-                const int j = h * steps + jj;
-                unsigned b[NT][2];
-#pragma unroll
-                for (int t = 0; t < NT; t++) {
-                    const uint2 v = *((const uint2 *)(x + (t * 2 + (j >> 1)) * 32 + lane) + (j & 1));
-                    b[t][0] = v.x;
-                    b[t][1] = v.y;
-                    if (GENERAL && r0 == 0)
-                        mma16816<BF16>(sum_x[t], ones, v.x, v.y);
-                }
-#pragma unroll
-                for (int r = 0; r < RO; r++) {
-                    unsigned a[4];
-                    decode<B>(table, st.w, r0 + r, j, lane_at, a);
-#pragma unroll
-                    for (int t = 0; t < NT; t++)
-                        mma16816<BF16>(c[r][t], a, b[t][0], b[t][1]);
-                }
-            }
-#pragma unroll
-            for (int r = 0; r < RO; r++) {
-                const float s0 = scale_of(st.s[h], r0 + r, 0), s1 = scale_of(st.s[h], r0 + r, 1);
-                const float z0 = GENERAL ? scale_of(st.z[h], r0 + r, 0) : 0;
-                const float z1 = GENERAL ? scale_of(st.z[h], r0 + r, 1) : 0;
-#pragma unroll
-                for (int t = 0; t < NT; t++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        const float v = GENERAL ? fmaf(-(e < 2 ? z0 : z1), sum_x[t][e], c[r][t][e]) : c[r][t][e];
-                        acc[r0 + r][t][e] = fmaf(e < 2 ? s0 : s1, v, acc[r0 + r][t][e]);
-                    }
-            }
+            for (int j = q * 8 / PARTS; j < (q + 1) * 8 / PARTS; j++)
+                mma16816<BF16>(c, ones, x_word(x[t][j >> 1], 2 * (j & 1)), x_word(x[t][j >> 1], 2 * (j & 1) + 1));
+            out[t][q][0] = c[0];
+            out[t][q][1] = c[1];
         }
-    }
+}
+
+static __device__ __forceinline__ float half_of(uint32_t pair, int h)
+{
+    const __half2 p = *(const __half2 *)&pair;
+    return h ? __high2float(p) : __low2float(p);
+}
+
+/* Chains of dependent MMAs per unit: at least two, and one per scale. */
+template <int PARTS> struct lut_chains {
+    static const int value = PARTS < 2 ? 2 : PARTS;
+};
+
+/* Unscaled sums of a unit, one per chain of steps. */
+template <int B, int NT, int PARTS, bool BF16>
+static __device__ __forceinline__ void multiply_unit(const uint32_t w[2 * B], const uint4 x[NT][4], unsigned lane_at,
+                                                     float c[lut_chains<PARTS>::value][NT][4])
+{
+    const int chains = lut_chains<PARTS>::value, steps = 8 / chains;
+#pragma unroll
+    for (int q = 0; q < chains; q++)
+#pragma unroll
+        for (int t = 0; t < NT; t++)
+            c[q][t][0] = c[q][t][1] = c[q][t][2] = c[q][t][3] = 0;
+#pragma unroll
+    for (int jj = 0; jj < steps; jj++)
+#pragma unroll
+        for (int q = 0; q < chains; q++) {
+            const int j = q * steps + jj;
+            unsigned rows[4];
+            decode<B>(w, j, lane_at, rows);
+#pragma unroll
+            for (int t = 0; t < NT; t++)
+                mma16816<BF16>(c[q][t], rows, x_word(x[t][j >> 1], 2 * (j & 1)), x_word(x[t][j >> 1], 2 * (j & 1) + 1));
+        }
+}
+
+/* s, z: of rows g and g + 8, for each part. */
+template <int NT, int PARTS, bool GENERAL>
+static __device__ __forceinline__ void scale_unit(const float c[lut_chains<PARTS>::value][NT][4], const float s[PARTS][2],
+                                                  const float z[PARTS][2], const float sums[NT][PARTS][2], float out[NT][4])
+{
+#pragma unroll
+    for (int q = 0; q < PARTS; q++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+#pragma unroll
+            for (int t = 0; t < NT; t++) {
+                float v = PARTS == 1 ? c[0][t][e] + c[lut_chains<PARTS>::value - 1][t][e] : c[q][t][e];
+                if (GENERAL)
+                    v = fmaf(-z[q][e >> 1], sums[t][q][e & 1], v);
+                out[t][e] = q == 0 ? s[q][e >> 1] * v : fmaf(s[q][e >> 1], v, out[t][e]);
+            }
 }
 
 template <bool BF16> static __device__ __forceinline__ void store_y(const lut_gemv_args &a, int row, int token, float v)
@@ -270,178 +304,245 @@ template <bool BF16> static __device__ __forceinline__ void store_y(const lut_ge
     }
 }
 
-/* Adds the warps' sums of row-block group `rbg`, whose units [ku0, ku1) this block has done, and
-   stores them, or hands them to the block that arrives last. red: [warp][token][row]. */
-template <int NT, bool BF16>
-static __device__ __noinline__ void finish_rows(const lut_gemv_args &a, float *red, int rbg, int ku0, int ku1,
-                                                bool first_segment)
+/* Shared-memory address of the sums of strip `strip` of a pass. */
+static __device__ __forceinline__ unsigned sums_at(const lut_gemv_args &a, unsigned below, int strip, int strip_bytes)
 {
-    __shared__ int last;
-    const int threads = lut_plan<NT, false>::threads, wk = lut_plan<NT, false>::warps / a.wr;
-    const int total = a.wr * 64 * a.m, stride = a.wr * 64 * 8 * NT;
-    const bool whole = ku0 == 0 && ku1 == a.n_ku;
-    const int grid = (int)gridDim.x;
-    float *parts = a.parts + ((int64_t)blockIdx.x * 2 + (first_segment ? 0 : 1)) * stride;
+    return strip < a.strips_below ? below + strip * strip_bytes
+                                  : LUT_TABLE_AT + LUT_TABLE_BYTES + (strip - a.strips_below) * strip_bytes;
+}
+
+static __device__ __forceinline__ float4 read_sum(unsigned at)
+{
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(at));
+    return v;
+}
+
+static __device__ __forceinline__ float4 add4(float4 a, float4 b)
+{
+    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
+/* Adds the sums of `strips` strips from `first` on over wk, in order, and stores them. */
+template <int NT, bool BF16>
+static __device__ __forceinline__ void finish_pass(const lut_gemv_args &a, unsigned below, int first, int strips)
+{
+    const int pairs = a.token_pairs, per_sum = NT * 8 * pairs;
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < total; i += threads) {
-        const int row = i & 63, wr = (i >> 6) % a.wr, token = (i >> 6) / a.wr;
-        const float *from = red + wr * wk * lut_plan<NT, false>::red_floats + token * lut_plan<NT, false>::red_stride + row;
-        float v = 0;
-        for (int w = 0; w < wk; w++)
-            v += from[w * lut_plan<NT, false>::red_floats];
-        if (whole)
-            store_y<BF16>(a, (rbg * a.wr + wr) * 64 + row, token, v);
-        else
-            __stcg(parts + i, v);
-    }
-    if (whole) {
-        __syncthreads();
-        return;
-    }
-    const int64_t u_first = (int64_t)rbg * a.n_ku, u_last = u_first + a.n_ku - 1;
-    const int c0 = (int)(((u_first + 1) * grid - 1) / a.n_units), c1 = (int)(((u_last + 1) * grid - 1) / a.n_units);
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0)
-        last = atomicAdd(a.counters + c0, 1) == c1 - c0;
-    __syncthreads();
-    if (last) {
-        __threadfence();
-        /* only the first contributor can have its part in slot 1: its range may begin earlier */
-        const bool c0_first = (int64_t)c0 * a.n_units / grid / a.n_ku == rbg;
-        for (int i = (int)threadIdx.x; i < total; i += threads) {
-            const int row = i & 63, wr = (i >> 6) % a.wr, token = (i >> 6) / a.wr;
-            const float *from = a.parts + (int64_t)c0 * 2 * stride + i;
-            float v = __ldcg(from + (c0_first ? 0 : stride));
+    for (int i = (int)threadIdx.x; i < strips * per_sum; i += (int)blockDim.x) {
+        const int strip = i / per_sum, slot = i % per_sum;
+        const unsigned from = sums_at(a, below, strip, a.n_wk * per_sum * 16) + slot * 16;
+        float4 v = read_sum(from);
 #pragma unroll 4
-            for (int c = 1; c <= c1 - c0; c++)
-                v += __ldcg(from + (int64_t)c * 2 * stride);
-            store_y<BF16>(a, (rbg * a.wr + wr) * 64 + row, token, v);
-        }
-        if (threadIdx.x == 0)
-            a.counters[c0] = 0;
+        for (int w = 1; w < a.n_wk; w++)
+            v = add4(v, read_sum(from + w * per_sum * 16));
+        const int row = (first + strip) * 16 + slot / pairs % 8;
+        const int token = slot / (8 * pairs) * 8 + slot % pairs * 2;
+        store_y<BF16>(a, row, token, v.x);
+        store_y<BF16>(a, row, token + 1, v.y);
+        store_y<BF16>(a, row + 8, token, v.z);
+        store_y<BF16>(a, row + 8, token + 1, v.w);
     }
     __syncthreads();
 }
 
-template <int B, int NT, bool BF16, bool GENERAL>
-static __global__ void __launch_bounds__(lut_plan<NT, GENERAL>::threads, 1) lut_gemv(const __grid_constant__ lut_gemv_args a)
+/* Adds a unit's sums to this lane's slots, `step` bytes apart; the first brick's are only stored. */
+template <int NT>
+static __device__ __forceinline__ void add_sums(unsigned at, int step, const float out[NT][4], bool only_store)
 {
-    typedef lut_plan<NT, GENERAL> plan;
-    extern __shared__ char shared[];
-    char *table = shared;
-    const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
-    uint4 *x = (uint4 *)(shared + lut_table_bytes<B>::value + warp * plan::x_bytes);
-    float *red = (float *)(shared + lut_table_bytes<B>::value + plan::warps * plan::x_bytes);
-    const int n_wk = plan::warps / a.wr, wr = warp / n_wk, wk = warp % n_wk;
-    const unsigned lane_at = B == 2 ? (lane & 15) * 8 : lane * 4;
-    const int u0 = (int)((int64_t)blockIdx.x * a.n_units / gridDim.x);
-    const int u1 = (int)((int64_t)(blockIdx.x + 1) * a.n_units / gridDim.x);
-
-    lut_stage<B, GENERAL> st[plan::slots];
-    int rbg = u0 / a.n_ku, ku = u0 % a.n_ku, ku_begin = ku;
-    lut_cursor<NT> at;
-    at.rb = rbg * a.wr + wr;
-    at.ku = ku;
-    at.kt = ku * n_wk + wk;
-    at.x = a.x + (lane >> 2) * a.ldx + (lane & 3) * 8;
-    for (int t = 0; t < NT; t++)
-        at.token[t] = t * 8 + (lane >> 2) < a.m;
-    bool first_segment = true;
-    float acc[4][NT][4] = {};
-
-    /* one cp.async group per stage, empty past the end, so that the waits below count right */
-#define LUT_LOAD(slot, unit)                                                                      \
-    if ((unit) < u1) {                                                                            \
-        load_stage<B, NT, GENERAL>(a, st[slot], x + (slot) * NT * 64, at, lane);                  \
-        at.kt += n_wk;                                                                            \
-        if (++at.ku == a.n_ku) {                                                                  \
-            at.ku = 0;                                                                            \
-            at.kt = wk;                                                                           \
-            at.rb += a.wr;                                                                        \
-        }                                                                                         \
-    }                                                                                             \
-    asm volatile("cp.async.commit_group;" ::: "memory");
 #pragma unroll
-    for (int slot = 0; slot < plan::slots; slot++) {
-        LUT_LOAD(slot, u0 + slot)
+    for (int t = 0; t < NT; t++) {
+        float4 v = make_float4(out[t][0], out[t][1], out[t][2], out[t][3]);
+        if (!only_store)
+            v = add4(v, read_sum(at + t * step));
+        asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(at + t * step), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w));
     }
-    build_table<B>(table, a.table, plan::threads);
-    __syncthreads();
+}
 
-    for (int u = u0; u < u1; u += plan::slots) {
+template <int B, int NT, bool BF16, int PARTS, bool GENERAL>
+static __global__ void __launch_bounds__(lut_plan<B, NT>::warps * 32, 1) lut_gemv(const __grid_constant__ lut_gemv_args a)
+{
+    const int slots = lut_plan<B, NT>::slots;
+    extern __shared__ char shared[];
+    unsigned below = (unsigned)__cvta_generic_to_shared(shared);
+    const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
+    const int wk = warp % a.n_wk, ws = warp / a.n_wk;
+    unsigned lane_at = lane * (B == 2 ? 8 : 4) | LUT_TABLE_AT >> 8;
+    const int begin = (int)((int64_t)blockIdx.x * a.n_strips / gridDim.x);
+    const int end = (int)((int64_t)(blockIdx.x + 1) * a.n_strips / gridDim.x);
+    const int my_bricks = (a.n_bricks - wk + a.n_wk - 1) / a.n_wk;
+    const int per_sum = NT * 8 * a.token_pairs;
+    const unsigned mine = (wk * per_sum + (lane >> 2) * a.token_pairs + (lane & 3)) * 16;
+    const char *words = (const char *)a.words + lane * 16;
+    const char *tail = (const char *)a.words + 512 + lane * 8; /* three bits: the short vector */
+    const char *scales = (const char *)a.scales + (lane >> 2) * (4 * PARTS);
+    const int64_t zeros = GENERAL && a.zeros ? (const char *)a.zeros - (const char *)a.scales : 0;
+
+    asm volatile("" : "+r"(below), "+l"(words), "+l"(tail), "+l"(scales)); /* kept, not computed again and again */
+
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+    lut_unit<B, PARTS, GENERAL> unit[slots];
+    int first = begin, strips = min(a.pass_strips, end - begin);
+    int rounds = (strips + a.n_ws - 1) / a.n_ws, left = rounds * my_bricks; /* units to load */
+    int next_strip = first + ws, next_brick = wk, next_entry = wk / a.bricks_per_entry, next_end = first + rounds * a.n_ws;
+
+    /* a warp without a strip in the last round works on the last strip; nobody reads its sums */
+#define LUT_LOAD(slot)                                                                             \
+    if (left > 0) {                                                                                \
+        const int strip = min(next_strip, end - 1);                                                \
+        load_unit<B, PARTS, GENERAL>(unit[slot], words, tail, scales, zeros,                       \
+                                     strip * a.n_bricks + next_brick, strip * a.n_entries + next_entry); \
+        left--;                                                                                    \
+        next_strip += a.n_ws;                                                                      \
+        if (next_strip >= next_end) {                                                              \
+            next_strip = first + ws;                                                               \
+            next_brick += a.n_wk;                                                                  \
+            next_entry = a.bricks_per_entry == 1 ? next_brick : next_brick / a.bricks_per_entry;   \
+        }                                                                                          \
+    }
 #pragma unroll
-        for (int slot = 0; slot < plan::slots; slot++) {
-            if (u + slot >= u1)
-                break;
-            asm volatile("cp.async.wait_group %0;" :: "n"(plan::slots - 1) : "memory");
-            __syncwarp();
-            compute_stage<B, NT, BF16, GENERAL>(table, st[slot], x + slot * NT * 64, lane_at, lane, acc);
-            __syncwarp();
-            LUT_LOAD(slot, u + slot + plan::slots)
-            const bool row_done = ++ku == a.n_ku;
-            if (row_done || u + slot + 1 == u1) {
-                float *mine = red + warp * plan::red_floats + (lane & 3) * 2 * plan::red_stride + (lane >> 2);
+    for (int slot = 0; slot < slots; slot++) {
+        LUT_LOAD(slot)
+    }
+    build_table<B>(shared + (LUT_TABLE_AT - (int)__cvta_generic_to_shared(shared)), a.table);
+    __syncthreads();
+    asm volatile("" : "+r"(lane_at)::"memory"); /* no look-up moves ahead of the barrier */
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+    uint4 x[NT][4], x_next[NT][4];
+    float sums[NT][PARTS][2];
+    for (;;) {
+        int slot = 0;
+        if (lut_plan<B, NT>::fetch_x_ahead)
+            load_x<NT, GENERAL>(a, x_next, wk, lane);
+        for (int brick = wk; brick < a.n_bricks; brick += a.n_wk) {
+            if (lut_plan<B, NT>::fetch_x_ahead) {
 #pragma unroll
                 for (int t = 0; t < NT; t++)
 #pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        if (t * 8 + (lane & 3) * 2 + (e & 1) < a.m)
-#pragma unroll
-                            for (int r = 0; r < 4; r++)
-                                mine[(t * 8 + (e & 1)) * plan::red_stride + r * 16 + (e >> 1) * 8] = acc[r][t][e];
-#pragma unroll
-                        for (int r = 0; r < 4; r++)
-                            acc[r][t][e] = 0;
-                    }
-                finish_rows<NT, BF16>(a, red, rbg, ku_begin, ku, first_segment);
-                first_segment = false;
-                ku_begin = 0;
-                if (row_done) {
-                    ku = 0;
-                    rbg++;
+                    for (int p = 0; p < 4; p++)
+                        x[t][p] = x_next[t][p];
+                load_x<NT, GENERAL>(a, x_next, min(brick + a.n_wk, a.n_bricks - 1), lane);
+            } else {
+                load_x<NT, GENERAL>(a, x, brick, lane);
+            }
+            if (GENERAL)
+                sum_x<NT, PARTS, BF16>(x, sums);
+            int strip = ws;
+            const int strip_end = rounds * a.n_ws;
+#define LUT_UNIT(at)                                                                               \
+    if (at < slots) {                                                                              \
+        const int s = at < slots ? at : 0;                                                         \
+        float c[lut_chains<PARTS>::value][NT][4], out[NT][4];                                      \
+        float scale[PARTS][2], zero[PARTS][2];                                                     \
+        for (int q = 0; q < PARTS; q++)                                                            \
+            for (int h = 0; h < 2; h++) {                                                          \
+                scale[q][h] = half_of(unit[s].s[q], h);                                            \
+                zero[q][h] = GENERAL && zeros ? half_of(unit[s].z[GENERAL ? q : 0], h) : 0;        \
+            }                                                                                      \
+        multiply_unit<B, NT, PARTS, BF16>(unit[s].w, x, lane_at, c);                               \
+        LUT_LOAD(s)                                                                                \
+        scale_unit<NT, PARTS, GENERAL>(c, scale, zero, sums, out);                                 \
+        if ((lane & 3) < a.token_pairs)                                                            \
+            add_sums<NT>(sums_at(a, below, strip, a.n_wk * per_sum * 16) + mine, a.token_pairs * 128, out, brick == wk); \
+        strip += a.n_ws;                                                                           \
+        if (strip >= strip_end) {                                                                  \
+            slot = s + 1 == slots ? 0 : s + 1;                                                     \
+            break;                                                                                 \
+        }                                                                                          \
+    }
+            for (;;) { /* slots rotate, and carry on from brick to brick */
+                switch (slot) {
+                case 0: LUT_UNIT(0)
+                case 1: LUT_UNIT(1)
+                case 2: LUT_UNIT(2)
+                case 3: LUT_UNIT(3)
+                case 4: LUT_UNIT(4)
+                case 5: LUT_UNIT(5)
+                case 6: LUT_UNIT(6)
+                default: LUT_UNIT(7)
+                    slot = 0;
                 }
+                if (strip >= strip_end)
+                    break;
+                slot = 0;
+            }
+#undef LUT_UNIT
+        }
+        const int done_first = first, done_strips = strips;
+        first += strips;
+        if (first < end) { /* the next pass's weights are on their way while this one's sums are added */
+            strips = min(a.pass_strips, end - first);
+            rounds = (strips + a.n_ws - 1) / a.n_ws;
+            left = rounds * my_bricks;
+            next_strip = first + ws;
+            next_end = first + rounds * a.n_ws;
+            next_brick = wk;
+            next_entry = wk / a.bricks_per_entry;
+#pragma unroll
+            for (int i = 0; i < slots; i++) {
+                LUT_LOAD(i)
             }
         }
+        finish_pass<NT, BF16>(a, below, done_first, done_strips);
+        if (first >= end)
+            break;
     }
 #undef LUT_LOAD
 }
 
-/* One translation unit per B instantiates these. */
-template <int B> int lut_gemv_launch(const lut_gemv_args &a, int nt, int bf16, int general, int grid, cudaStream_t st);
+/* One translation unit per B defines its instance. nt: blocks of 8 tokens, 1, 2 or 4. */
+template <int B>
+int lut_gemv_launch(const lut_gemv_args &a, int nt, int bf16, int parts, int general, const cudaLaunchConfig_t *config);
 
-template <int B, int NT, bool BF16, bool GENERAL>
-static int lut_gemv_start(const lut_gemv_args &a, int grid, cudaStream_t st)
+template <int B, int NT, bool BF16, int PARTS, bool GENERAL>
+static int lut_gemv_start(const lut_gemv_args &a, const cudaLaunchConfig_t *config)
 {
-    typedef lut_plan<NT, GENERAL> plan;
-    const int bytes = lut_table_bytes<B>::value + plan::warps * (plan::x_bytes + plan::red_floats * (int)sizeof(float));
-    const cudaError_t e = cudaFuncSetAttribute(lut_gemv<B, NT, BF16, GENERAL>,
-                                               cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    const cudaError_t e = cudaFuncSetAttribute(lut_gemv<B, NT, BF16, PARTS, GENERAL>,
+                                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               (int)config->dynamicSmemBytes);
     if (e != cudaSuccess)
         return (int)e;
-    lut_gemv<B, NT, BF16, GENERAL><<<grid, plan::threads, bytes, st>>>(a);
-    return (int)cudaGetLastError();
+    return (int)cudaLaunchKernelEx(config, lut_gemv<B, NT, BF16, PARTS, GENERAL>, a);
+}
+
+#ifdef LUT_QUICK
+template <int B, int NT, bool BF16>
+static int lut_gemv_pick(const lut_gemv_args &a, int parts, int general, const cudaLaunchConfig_t *config)
+{
+    if (parts == 2 && !general && NT == 1 && B == 4) return lut_gemv_start<B, NT, BF16, 2, false>(a, config);
+    if (parts != 1 || general || (BF16 && NT > 1)) return 0;
+    return lut_gemv_start<B, NT, BF16, 1, false>(a, config);
+}
+#else
+template <int B, int NT, bool BF16>
+static int lut_gemv_pick(const lut_gemv_args &a, int parts, int general, const cudaLaunchConfig_t *config)
+{
+    if (parts == 4)
+        return lut_gemv_start<B, NT, BF16, 4, true>(a, config);
+    if (parts == 2)
+        return general ? lut_gemv_start<B, NT, BF16, 2, true>(a, config) : lut_gemv_start<B, NT, BF16, 2, false>(a, config);
+    return general ? lut_gemv_start<B, NT, BF16, 1, true>(a, config) : lut_gemv_start<B, NT, BF16, 1, false>(a, config);
+}
+#endif
+
+template <int B, bool BF16>
+static int lut_gemv_tokens(const lut_gemv_args &a, int nt, int parts, int general, const cudaLaunchConfig_t *config)
+{
+    return nt == 1   ? lut_gemv_pick<B, 1, BF16>(a, parts, general, config)
+           : nt == 2 ? lut_gemv_pick<B, 2, BF16>(a, parts, general, config)
+                     : lut_gemv_pick<B, 4, BF16>(a, parts, general, config);
 }
 
 #define LUT_GEMV_INSTANTIATE(B)                                                                   \
-    template <> int lut_gemv_launch<B>(const lut_gemv_args &a, int nt, int bf16, int general,     \
-                                       int grid, cudaStream_t st)                                 \
+    template <> int lut_gemv_launch<B>(const lut_gemv_args &a, int nt, int bf16, int parts,       \
+                                       int general, const cudaLaunchConfig_t *config)             \
     {                                                                                             \
-        const int key = (nt > 1) * 4 + (nt > 2) * 4 + (bf16 != 0) * 2 + (general != 0);           \
-        switch (key) {                                                                            \
-        case 0: return lut_gemv_start<B, 1, false, false>(a, grid, st);                           \
-        case 1: return lut_gemv_start<B, 1, false, true>(a, grid, st);                            \
-        case 2: return lut_gemv_start<B, 1, true, false>(a, grid, st);                            \
-        case 3: return lut_gemv_start<B, 1, true, true>(a, grid, st);                             \
-        case 4: return lut_gemv_start<B, 2, false, false>(a, grid, st);                           \
-        case 5: return lut_gemv_start<B, 2, false, true>(a, grid, st);                            \
-        case 6: return lut_gemv_start<B, 2, true, false>(a, grid, st);                            \
-        case 7: return lut_gemv_start<B, 2, true, true>(a, grid, st);                             \
-        case 8: return lut_gemv_start<B, 4, false, false>(a, grid, st);                           \
-        case 9: return lut_gemv_start<B, 4, false, true>(a, grid, st);                            \
-        case 10: return lut_gemv_start<B, 4, true, false>(a, grid, st);                           \
-        default: return lut_gemv_start<B, 4, true, true>(a, grid, st);                            \
-        }                                                                                         \
+        return bf16 ? lut_gemv_tokens<B, true>(a, nt, parts, general, config)                     \
+                    : lut_gemv_tokens<B, false>(a, nt, parts, general, config);                   \
     }
 
 #endif

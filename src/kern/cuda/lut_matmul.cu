@@ -2,93 +2,108 @@
 #include "lut_matmul.h"
 
 #include "lut_gemv.cuh"
+#include "lut_plain.cuh"
 
-template <> int lut_gemv_launch<2>(const lut_gemv_args &, int, int, int, int, cudaStream_t);
-template <> int lut_gemv_launch<3>(const lut_gemv_args &, int, int, int, int, cudaStream_t);
-template <> int lut_gemv_launch<4>(const lut_gemv_args &, int, int, int, int, cudaStream_t);
-template <> int lut_gemv_launch<8>(const lut_gemv_args &, int, int, int, int, cudaStream_t);
+template <> int lut_gemv_launch<2>(const lut_gemv_args &, int, int, int, int, const cudaLaunchConfig_t *);
+template <> int lut_gemv_launch<3>(const lut_gemv_args &, int, int, int, int, const cudaLaunchConfig_t *);
+template <> int lut_gemv_launch<4>(const lut_gemv_args &, int, int, int, int, const cudaLaunchConfig_t *);
+template <> int lut_gemv_launch<8>(const lut_gemv_args &, int, int, int, int, const cudaLaunchConfig_t *);
 
-#define MAX_WR 4
-#define MAX_NT 4
+#define MAX_TOKENS 32 /* of one launch */
 
-size_t lu_cuda_lut_scratch(int sm_count)
+int lu_cuda_device_get(int ordinal, lu_cuda_device *out)
 {
-    return (size_t)sm_count * (256 + 2 * MAX_WR * 64 * 8 * MAX_NT * sizeof(float));
-}
-
-/* Row blocks per unit, in stage times: the rounds of the busiest SM, the reads of x (fewer with more
-   rows per unit), and the adding of parts where several blocks share a row block. */
-static int choose_wr(const lut_shape &s, int m, int warps, int sms)
-{
-    int best = 1;
-    double best_cost = 1e30;
-    for (int wr = 1; wr <= MAX_WR; wr *= 2) {
-        const int64_t wk = warps / wr;
-        const int64_t n_ku = (s.n_kt + wk - 1) / wk, units = (s.n_rb + wr - 1) / wr * n_ku;
-        const int64_t rounds = (units + sms - 1) / sms;
-        const double sharers = units > sms ? (double)n_ku * sms / units : (double)n_ku;
-        const double ends = (double)((rounds + n_ku - 1) / n_ku);
-        const double cost = (double)rounds * (1.0 + 0.02 * m / wr) + 0.3 * ends + 0.05 * sharers * wr;
-        if (cost < best_cost - 1e-9) {
-            best_cost = cost;
-            best = wr;
-        }
+    static const cudaDeviceAttr what[4] = {cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                           cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor};
+    int v[4];
+    for (int i = 0; i < 4; i++) {
+        const cudaError_t e = cudaDeviceGetAttribute(&v[i], what[i], ordinal);
+        if (e != cudaSuccess)
+            return (int)e;
     }
-    return best;
+    out->sm_count = v[0];
+    out->shared_bytes = v[1];
+    out->capability = v[2] * 10 + v[3];
+    return 0;
 }
 
-int lu_cuda_lut_matmul(const lu_cuda_lut *w, int64_t m, const uint16_t *x, int64_t ldx, uint16_t *y,
-                       int64_t ldy, const uint16_t *bias, void *scratch, int sm_count, void *stream)
+/* Warps along K and along strips: fewest units for the busiest warp, then fewest reads of x. */
+static void choose_warps(int64_t bricks, int64_t strips, int max_warps, lut_gemv_args *a)
 {
-    if (m < 0 || w->n >= 1 << 30 || w->k >= 1 << 30)
-        return LU_CUDA_E_SHAPE;
+    int64_t best = INT64_MAX;
+    for (int ws = 1; ws <= max_warps; ws++)
+        for (int wk = max_warps / ws; wk >= 1; wk--) {
+            const int64_t units = ((bricks + wk - 1) / wk) * ((strips + ws - 1) / ws);
+            if (wk <= bricks && units < best) {
+                best = units;
+                a->n_wk = wk;
+                a->n_ws = ws;
+            }
+        }
+}
+
+static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_lut *w, const lu_cuda_lut_call *call,
+                  lut_gemv_args &a)
+{
+    const int nt = a.m > 16 ? 4 : a.m > 8 ? 2 : 1;
+    const int grid = a.n_strips < dev->sm_count ? a.n_strips : dev->sm_count;
+    const int most = (a.n_strips + grid - 1) / grid; /* strips of a block */
+    choose_warps(a.n_bricks, most, nt > 2 ? LUT_W4 : nt > 1 ? LUT_W2 : LUT_W1, &a);
+    a.token_pairs = nt > 1 || a.m > 6 ? 4 : (a.m + 1) / 2;
+    const int per_strip = a.n_wk * nt * 8 * a.token_pairs * (int)sizeof(float4);
+    const int above = dev->shared_bytes - LUT_TABLE_AT - LUT_TABLE_BYTES;
+    const int below = LUT_BELOW_BYTES / per_strip;
+    const int room = (below + above / per_strip) / a.n_ws * a.n_ws;
+    const int passes = (most + room - 1) / room;
+    a.pass_strips = ((most + passes - 1) / passes + a.n_ws - 1) / a.n_ws * a.n_ws;
+    a.strips_below = below < a.pass_strips ? below : a.pass_strips;
+    const int general = w->zeros != NULL || !a.x_vector;
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = dim3((unsigned)grid);
+    config.blockDim = dim3((unsigned)(a.n_wk * a.n_ws * 32));
+    config.dynamicSmemBytes = (size_t)(LUT_TABLE_AT + LUT_TABLE_BYTES + (a.pass_strips - a.strips_below) * per_strip);
+    config.stream = (cudaStream_t)call->stream;
+    config.attrs = &early;
+    config.numAttrs = call->overlap && dev->capability >= 90 ? 1 : 0;
+    return s.slot_bits == 2   ? lut_gemv_launch<2>(a, nt, w->bf16, s.parts, general, &config)
+           : s.slot_bits == 3 ? lut_gemv_launch<3>(a, nt, w->bf16, s.parts, general, &config)
+           : s.slot_bits == 4 ? lut_gemv_launch<4>(a, nt, w->bf16, s.parts, general, &config)
+                              : lut_gemv_launch<8>(a, nt, w->bf16, s.parts, general, &config);
+}
+
+int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu_cuda_lut_call *call)
+{
     const lut_shape s = lut_make_shape(w->n, w->k, w->bits, w->group_size);
+    if (call->m < 0 || s.n_strips * s.n_bricks > INT32_MAX)
+        return LU_CUDA_E_SHAPE;
+    if (call->m == 0)
+        return 0;
+    if (!s.parts)
+        return lut_plain_launch(w, call);
     lut_gemv_args a = {};
     a.words = w->words;
-    a.scales = w->scales;
-    a.zeros = w->zeros;
-    a.bias = bias;
-    a.ldx = ldx;
-    a.ldy = ldy;
+    a.scales = (const uint32_t *)w->scales;
+    a.zeros = (const uint32_t *)w->zeros;
+    a.bias = call->bias;
+    a.ldx = call->ldx;
+    a.ldy = call->ldy;
     a.n = (int)w->n;
     a.k = (int)w->k;
-    a.n_rb = (int)s.n_rb;
-    a.n_kt = (int)s.n_kt;
-    a.n_groups = (int)s.n_groups;
-    if (ldx % 8 || (uintptr_t)x % 16 || w->k % 8)
-        return LU_CUDA_E_SHAPE;
-    int log2 = 31;
-    if (s.n_groups > 1) {
-        const int64_t per = s.group_cols / 64;
-        log2 = -1;
-        for (int l = 0; l < 20; l++)
-            if (per == (int64_t)1 << l)
-                log2 = l;
-        if (per && log2 < 0)
-            return LU_CUDA_E_SHAPE;
-    }
-    a.stages_per_group_log2 = log2;
+    a.n_strips = (int)s.n_strips;
+    a.n_bricks = (int)s.n_bricks;
+    a.n_entries = (int)s.n_entries;
+    a.bricks_per_entry = (int)s.bricks_per_entry;
+    a.x_vector = call->ldx % 8 == 0 && (uintptr_t)call->x % 16 == 0 && w->k % 8 == 0;
     for (int i = 0; i < 1 << w->bits; i++)
         a.table[i] = w->table[i];
-    a.counters = (int *)scratch;
-    a.parts = (float *)((char *)scratch + (size_t)sm_count * 256);
-    const int general = w->zeros != NULL || log2 < 0; /* zero points, or two groups in a stage */
-    for (int64_t m0 = 0; m0 < m; m0 += 8 * MAX_NT) {
-        a.m = (int)(m - m0 < 8 * MAX_NT ? m - m0 : 8 * MAX_NT);
-        a.x = x + m0 * ldx;
-        a.y = y + m0 * ldy;
-        const int nt = a.m > 16 ? 4 : a.m > 8 ? 2 : 1;
-        const int warps = nt > 2 ? lut_plan<4, false>::warps : lut_plan<1, false>::warps;
-        a.wr = choose_wr(s, a.m, warps, sm_count);
-        const int wk = warps / a.wr;
-        a.n_ku = (int)((s.n_kt + wk - 1) / wk);
-        a.n_units = (int)((s.n_rb + a.wr - 1) / a.wr) * a.n_ku;
-        const int grid = a.n_units < sm_count ? a.n_units : sm_count;
-        cudaStream_t st = (cudaStream_t)stream;
-        const int e = s.slot_bits == 2   ? lut_gemv_launch<2>(a, nt, w->bf16, general, grid, st)
-                      : s.slot_bits == 3 ? lut_gemv_launch<3>(a, nt, w->bf16, general, grid, st)
-                      : s.slot_bits == 4 ? lut_gemv_launch<4>(a, nt, w->bf16, general, grid, st)
-                                         : lut_gemv_launch<8>(a, nt, w->bf16, general, grid, st);
+    for (int64_t m0 = 0; m0 < call->m; m0 += MAX_TOKENS) {
+        a.m = (int)(call->m - m0 < MAX_TOKENS ? call->m - m0 : MAX_TOKENS);
+        a.x = call->x + m0 * call->ldx;
+        a.y = call->y + m0 * call->ldy;
+        const int e = launch(dev, s, w, call, a);
         if (e)
             return e;
     }

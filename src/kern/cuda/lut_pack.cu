@@ -1,16 +1,5 @@
-/* lut_pack.cu - canonical codes and scales to the layout lut_gemv.cu reads.
-
-   Stage = 64 rows x 64 columns. Row tile r (0..3) is 16 rows: the A operand of four
-   mma.m16n8k16 steps j. Lane (g = lane / 4, t = lane % 4) holds, of row tile r, the pairs
-   p = 4 j + i:  row g + 8 (i & 1),  columns 16 t + 4 j + 2 (i >> 1) + {0, 1}
-   so that the activations a lane needs for a stage are 16 consecutive columns. A pair is a field of
-   2 b bits, low code first. Fields of a row tile fill b words per lane:
-     b = 4   word j: field i at bit 8 i
-     b = 3   field p < 15: word p % 3, bit 6 (p / 3); field 15: bits 30, 31 of words 0, 1, 2
-     b = 2   word j / 2, byte 2 (j & 1) + h: fields h and h + 2 in its low and high nibble
-     b = 8   (5..8 bit codes): 16 bits a field, words 2 j' hold fields 0,1 and 2,3
-   Words of a stage: [4 b / 4 vectors][lane][4], lane's word index w = r b + word.
-   Scales of a stage's group: [g][r][2] = rows 16 r + g and 16 r + g + 8. */
+/* lut_pack.cu - canonical codes and scales to the layout of lut_layout.cuh, on the device.
+   One thread makes one word; reads are scattered, writes are not. */
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -30,18 +19,19 @@ __device__ unsigned code_at(const uint8_t *row, int64_t k, int bits)
 }
 
 struct pack_args {
-    int64_t n, k, row_bytes, n_kt;
+    int64_t n, k, row_bytes, n_bricks;
     int bits, slot_bits; /* slot_bits: 2, 3, 4 or 8 */
     const uint8_t *codes;
     uint32_t *words;
     int64_t total;
 };
 
-__device__ unsigned pair_field(const pack_args &a, int64_t rb, int64_t kt, int r, int lane, int p)
+/* Pair field i of step j of a lane's part of a brick. */
+__device__ unsigned pair_field(const pack_args &a, int64_t strip, int64_t brick, int lane, int j, int i)
 {
-    const int g = lane >> 2, t = lane & 3, j = p >> 2, i = p & 3;
-    const int64_t row = rb * 64 + r * 16 + g + 8 * (i & 1);
-    const int64_t col = kt * 64 + (j >> 1) * 32 + t * 8 + (j & 1) * 4 + 2 * (i >> 1);
+    const int g = lane >> 2, t = lane & 3;
+    const int64_t row = strip * 16 + g + 8 * (i & 1);
+    const int64_t col = brick * 128 + (j >> 1) * 32 + t * 8 + (j & 1) * 4 + 2 * (i >> 1);
     if (row >= a.n)
         return 0;
     const uint8_t *codes = a.codes + row * a.row_bytes;
@@ -55,34 +45,36 @@ __global__ void pack_words(pack_args a)
     const int64_t id = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (id >= a.total)
         return;
-    const int b = a.slot_bits;
-    const int e = (int)(id & 3), lane = (int)(id >> 2 & 31);
-    const int64_t vec = id >> 7;
-    const int v = (int)(vec % b);
-    const int64_t stage = vec / b;
-    const int64_t rb = stage / a.n_kt, kt = stage % a.n_kt;
-    const int w = v * 4 + e, r = w / b, word = w % b;
+    const int b = a.slot_bits, at = (int)(id % (64 * b));
+    const int64_t brick = id / (64 * b) % a.n_bricks, strip = id / (64 * b) / a.n_bricks;
+    int lane = at >> 2 & 31, w = (at >> 7) * 4 + (at & 3);
+    if (b == 3 && at >= 128) { /* the second vector has two words */
+        lane = (at - 128) >> 1;
+        w = 4 + (at & 1);
+    }
     unsigned out = 0;
     if (b == 4) {
         for (int i = 0; i < 4; i++)
-            out |= pair_field(a, rb, kt, r, lane, word * 4 + i) << (8 * i);
+            out |= pair_field(a, strip, brick, lane, w, i) << (8 * i);
     } else if (b == 3) {
-        for (int q = 0; q < 5; q++)
-            out |= pair_field(a, rb, kt, r, lane, q * 3 + word) << (6 * q);
-        out |= (pair_field(a, rb, kt, r, lane, 15) >> (2 * word) & 3u) << 30;
+        const int h = w / 3, q = w % 3;
+        for (int i = 0; i < 4; i++) {
+            const unsigned split = pair_field(a, strip, brick, lane, 4 * h + 3, i) >> (2 * q) & 3u;
+            out |= (pair_field(a, strip, brick, lane, 4 * h + q, i) | split << 6) << (8 * i);
+        }
     } else if (b == 2) {
-        for (int i = 0; i < 8; i++) /* byte 2 jj + h: fields (h, h + 2) of step 2 word + jj */
-            out |= pair_field(a, rb, kt, r, lane, (word * 2 + i / 4) * 4 + (i >> 1 & 1) + 2 * (i & 1)) << (4 * i);
+        for (int i = 0; i < 8; i++) /* nibble i: step 2 w + i / 4 */
+            out |= pair_field(a, strip, brick, lane, w * 2 + i / 4, (i >> 1 & 1) + 2 * (i & 1)) << (4 * i);
     } else {
         for (int i = 0; i < 2; i++)
-            out |= pair_field(a, rb, kt, r, lane, word * 2 + i) << (16 * i);
+            out |= pair_field(a, strip, brick, lane, w / 2, 2 * (w & 1) + i) << (16 * i);
     }
     a.words[id] = out;
 }
 
 struct scale_args {
-    int64_t n, groups_in, groups_out;
-    int64_t repeat; /* out groups per in group */
+    int64_t n, groups_in, group_size, n_entries, bricks_per_entry;
+    int parts;
     const uint16_t *scales;
     const uint8_t *zeros;
     uint16_t *out;
@@ -90,27 +82,35 @@ struct scale_args {
     int64_t total;
 };
 
+/* parts == 0: keeps the canonical order. */
 __global__ void pack_scales(const __grid_constant__ scale_args a)
 {
     const int64_t id = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (id >= a.total)
         return;
-    const int h = (int)(id & 1), r = (int)(id >> 1 & 3), g = (int)(id >> 3 & 7);
-    const int64_t block = id >> 6;
-    const int64_t rb = block / a.groups_out, kg = block % a.groups_out;
-    const int64_t row = rb * 64 + r * 16 + g + 8 * h;
-    uint16_t v = 0;
-    if (row < a.n) {
-        const int64_t at = row * a.groups_in + kg / a.repeat;
-        v = a.zeros ? a.table[a.zeros[at]] : a.scales[at];
+    int64_t from = id;
+    if (a.parts) {
+        const int h = (int)(id & 1);
+        int64_t rest = id >> 1;
+        const int q = (int)(rest % a.parts), g = (int)(rest / a.parts & 7);
+        rest = rest / a.parts >> 3;
+        const int64_t entry = rest % a.n_entries, row = rest / a.n_entries * 16 + g + 8 * h;
+        const int64_t group = (entry * a.bricks_per_entry * 128 + q * (128 / a.parts)) / a.group_size;
+        if (row >= a.n) {
+            a.out[id] = 0;
+            return;
+        }
+        from = row * a.groups_in + (group < a.groups_in ? group : a.groups_in - 1);
     }
-    a.out[id] = v;
+    a.out[id] = a.zeros ? a.table[a.zeros[from]] : a.scales[from];
 }
 
 } // namespace
 
 size_t lu_cuda_lut_bytes(int64_t n, int64_t k, int bits, int64_t group_size, int has_zeros)
 {
+    if (n < 1 || k < 1 || bits < 2 || bits > 8 || group_size < 1 || k % group_size)
+        return 0;
     const lut_shape s = lut_make_shape(n, k, bits, group_size);
     return s.word_bytes + s.scale_bytes * (has_zeros ? 2 : 1);
 }
@@ -119,10 +119,10 @@ int lu_cuda_lut_pack(int64_t n, int64_t k, int bits, int64_t group_size, const u
                      const uint16_t *scales, const uint8_t *zeros, const float *table, int bf16,
                      void *block, lu_cuda_lut *out, void *stream)
 {
-    if (n < 1 || k < 1 || bits < 2 || bits > 8 || group_size < 1 || k % group_size ||
-        (group_size % 32 && group_size != k))
+    if (n < 1 || k < 1 || bits < 2 || bits > 8 || group_size < 1 || k % group_size || n >= 1 << 30 || k >= 1 << 30)
         return LU_CUDA_E_SHAPE;
     const lut_shape s = lut_make_shape(n, k, bits, group_size);
+    cudaStream_t st = (cudaStream_t)stream;
     lu_cuda_lut w = {};
     w.n = n;
     w.k = k;
@@ -140,17 +140,25 @@ int lu_cuda_lut_pack(int64_t n, int64_t k, int bits, int64_t group_size, const u
         sa.table[i] = *(const uint16_t *)&h;
         w.table[i] = bf16 ? *(const uint16_t *)&b : *(const uint16_t *)&h;
     }
-    const pack_args pa = {n, k, (k * bits + 7) / 8, s.n_kt, bits, s.slot_bits, codes, w.words,
-                          (int64_t)(s.word_bytes / 4)};
-    cudaStream_t st = (cudaStream_t)stream;
-    pack_words<<<(unsigned)((pa.total + 255) / 256), 256, 0, st>>>(pa);
+    const int64_t row_bytes = (k * bits + 7) / 8;
+    if (s.parts) {
+        const pack_args pa = {n, k, row_bytes, s.n_bricks, bits, s.slot_bits, codes, w.words,
+                              (int64_t)(s.word_bytes / 4)};
+        pack_words<<<(unsigned)((pa.total + 255) / 256), 256, 0, st>>>(pa);
+    } else {
+        const cudaError_t e = cudaMemcpyAsync(w.words, codes, (size_t)(n * row_bytes), cudaMemcpyDeviceToDevice, st);
+        if (e != cudaSuccess)
+            return (int)e;
+    }
     sa.n = n;
     sa.groups_in = k / group_size;
-    sa.groups_out = s.n_groups;
-    sa.repeat = group_size / s.group_cols > 0 ? group_size / s.group_cols : 1;
+    sa.group_size = group_size;
+    sa.n_entries = s.n_entries;
+    sa.bricks_per_entry = s.bricks_per_entry;
+    sa.parts = s.parts;
     sa.scales = scales;
     sa.out = w.scales;
-    sa.total = (int64_t)(s.scale_bytes / 2);
+    sa.total = s.parts ? s.n_strips * s.n_entries * 16 * s.parts : n * sa.groups_in;
     pack_scales<<<(unsigned)((sa.total + 255) / 256), 256, 0, st>>>(sa);
     if (zeros) {
         sa.zeros = zeros;
