@@ -41,6 +41,7 @@ typedef struct lutra_sampling {
 LUTRA_API void lutra_sampling_init(lutra_sampling *p); /* temperature 0, all else off, seed 0 */
 
 typedef struct lutra_sampler lutra_sampler;
+/* Steps, in this order: repetition penalty, temperature, top_k, top_p of what is left, min_p. */
 LUTRA_API lutra_status lutra_sampler_open(const lutra_sampling *p, int64_t vocab_size,
                                           lutra_sampler **out, lutra_err *err);
 LUTRA_API void lutra_sampler_close(lutra_sampler *s);
@@ -71,7 +72,9 @@ typedef struct lutra_generation_result {
 LUTRA_API void lutra_generation_init(lutra_generation *g);
 
 /* Feeds prompt ids (n >= 1) after what the session holds and generates. An end token stops and is
-   not given to on_token. E_LIMIT if the prompt does not fit the session. */
+   not given to on_token. E_LIMIT if the prompt does not fit the session. Afterwards the session
+   holds the prompt and the new tokens, but not the last one given to on_token when finish is LENGTH
+   or CALLER: nothing came after it, so it was not fed. */
 LUTRA_API lutra_status lutra_generate(lutra_session *s, const int32_t *prompt, int64_t n,
                                       const lutra_generation *g, lutra_generation_result *out,
                                       lutra_err *err);

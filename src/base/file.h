@@ -9,11 +9,14 @@ typedef struct lu_map {
     size_t size;
 } lu_map;
 
+/* Maps a regular file for reading. Nobody may shorten it while it is mapped (SIGBUS). */
 lutra_status lu_map_open(const char *path, lu_map *out, lutra_err *err);
 void lu_map_close(lu_map *m);
 
-/* Reads a file of at most `limit` bytes; *data gets a NUL appended and is freed with lu_free. */
-lutra_status lu_file_read(const char *path, size_t limit, char **data, size_t *size, lutra_err *err);
+/* Reads a file of at most `limit` bytes (more is E_LIMIT); *data gets a NUL appended and is freed
+ * with lu_free. */
+lutra_status lu_file_read(const char *path, size_t limit, char **data, size_t *size,
+                          lutra_err *err);
 
 /* Writes path through a temporary name in the same folder, fsync and rename. */
 lutra_status lu_file_write(const char *path, const void *data, size_t size, lutra_err *err);

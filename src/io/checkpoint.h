@@ -13,7 +13,8 @@
    shard; shards the index does not name are ignored; model.safetensors without an index is fine. */
 lutra_status lu_checkpoint_open(const char *path, lutra_checkpoint **out, lutra_err *err);
 
-const lu_st_entry *lu_checkpoint_find(const lutra_checkpoint *c, const char *name); /* NULL: absent */
+const lu_st_entry *lu_checkpoint_find(const lutra_checkpoint *c,
+                                      const char *name); /* NULL: absent */
 const char *lu_checkpoint_path(const lutra_checkpoint *c);
 json_t *lu_checkpoint_json(const lutra_checkpoint *c); /* config.json, borrowed; NULL for a file */
 int64_t lu_checkpoint_n_shards(const lutra_checkpoint *c);
@@ -21,14 +22,16 @@ const lu_st_file *lu_checkpoint_shard(const lutra_checkpoint *c, int64_t i);
 const char *lu_checkpoint_shard_name(const lutra_checkpoint *c, int64_t i); /* file name */
 
 /* The quantization_config object of our own checkpoints ("quant_method": "lutra"), parsed.
-   *found = false when the config has none; a foreign quant_method is E_UNSUPPORTED naming it. */
+   found is set to false when the config has none; a foreign quant_method is E_UNSUPPORTED naming
+   it. docs/formats.md says what else a reader refuses. */
 typedef struct lu_quant_config {
     lutra_format format;
     char **modules; /* names of the quantized modules ("model.layers.0.mlp.up_proj"), sorted */
     int64_t n_modules;
 } lu_quant_config;
 
-lutra_status lu_quant_config_read(json_t *config, bool *found, lu_quant_config *out, lutra_err *err);
+lutra_status lu_quant_config_read(json_t *config, bool *found, lu_quant_config *out,
+                                  lutra_err *err);
 json_t *lu_quant_config_write(const lu_quant_config *q); /* new reference; NULL = out of memory */
 void lu_quant_config_free(lu_quant_config *q);
 

@@ -8,12 +8,20 @@
 
    Every variant sums over k in the same fixed order for every M and every split, so the result of
    a row does not depend on how many rows are multiplied with it or on the number of threads.
-   No shape is refused: any M >= 0, N >= 1, K >= 1 with the group dividing K. */
+   No shape is refused: any M >= 0, N >= 1, K >= 1 with the group dividing K.
+
+   Arithmetic, at every level: y = sum over groups of scale * (sum over k of x * (T[q] - T[zero])),
+   float32 products and sums (fused), a fresh accumulator every LU_LINEAR_SEGMENT columns. With
+   activations in bf16, x is used as it is, and the table (or a dense weight) is rounded once to
+   bf16: no change for bf16 weights and integer tables, a relative 2^-9 for others such as nf4.
+   A NaN or infinity in a row of x gives NaN or infinities in that row of y and nowhere else. */
 #ifndef LU_KERN_LINEAR_H
 #define LU_KERN_LINEAR_H
 
 #include "kern/table.h"
 #include "lutra/format.h"
+
+enum { LU_LINEAR_SEGMENT = 128 }; /* columns summed before they are added to y */
 
 /* W[n][k] as stored. Dense: dtype is F32, F16 or BF16 and data is [n][k] row-major. Coded:
    dtype is LUTRA_DTYPE_NONE and data holds codes, each row a little-endian bit stream padded to
@@ -34,14 +42,20 @@ typedef struct lu_linear_variant lu_linear_variant;
 
 typedef struct lu_linear {
     const lu_linear_variant *variant;
-    int64_t n, k, group_size;
+    char name[32];            /* "avx512_lut4_bf16" */
+    int64_t n, k, group_size; /* group_size > 0; dense: k */
     int bits;                 /* 0 = dense */
+    bool zeros;               /* coded with zero points */
     lutra_dtype act;          /* F32: x is float; BF16: x is bf16 bits */
+    lutra_dtype dtype;        /* dense: element type as packed; coded: NONE */
+    lutra_dtype scale_dtype;
+    size_t unit_bytes;        /* packed bytes of one unit */
     size_t packed_bytes;      /* what the caller allocates, 64-byte aligned, before lu_linear_pack */
     void *packed;             /* caller-owned */
     int64_t n_units;          /* blocks of W rows */
     int64_t unit_rows;        /* rows of W (columns of y) per unit; the last may be short */
-    float table[256];
+    bool affine;              /* table[i] = table[0] + i * (table[1] - table[0]), exactly */
+    float table[256];         /* as multiplied: rounded to bf16 when act is BF16 */
     const float *bias;        /* [n] or NULL, caller-owned */
 } lu_linear;
 

@@ -3,38 +3,44 @@
    tools/checkkernel walks the same list.
 
    Kernels are pure: no allocation, no threads, no globals, any alignment, n >= 0. bf16 and f16 are
-   raw bits in uint16_t. Unless a kernel says so, results are functions of the inputs alone, not of
-   how a caller splits rows among threads. Matrix products live in linear.h. */
+   raw bits in uint16_t. A float y may be x (or gate, or up) but not overlap it otherwise. Results
+   are functions of the inputs alone, not of how a caller splits rows among threads. Matrix products
+   live in linear.h, encoders in encode.h. */
 #ifndef LU_KERN_OPS_H
 #define LU_KERN_OPS_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* What attention of one query head block needs. Shapes, all row-major:
-   q [n_q][head_dim] f32 with row stride q_stride (floats): the n_q queries are n_q/group_rows...
-   see each field. */
+/* Causal attention of the query heads that share one KV head, at n_q consecutive positions.
+   Element d of query i of head h is q[h * q_head_stride + i * q_stride + d]; out likewise.
+   Query i stands at position pos + i and sees the positions j <= pos + i, of these only
+   pos + i - j < window if a window is set. k and v: [position][head_dim] from position 0, dense;
+   nothing at or after position pos + n_q is read. */
 typedef struct lu_attend_args {
-    const float *q;      /* query of one head at n_q consecutive positions; row stride q_stride */
-    int64_t q_stride;    /* floats */
+    const float *q;
+    int64_t q_stride;        /* floats between queries */
+    int64_t q_head_stride;   /* floats between heads; unused if n_heads <= 1 */
     int64_t n_q;
-    int64_t pos;         /* position of the first query; query i is at pos + i */
-    const void *k, *v;   /* [position][head_dim] of this KV head from position 0, dense */
-    int kv_bf16;         /* 0: float, 1: bf16 elements in k and v */
+    int64_t n_heads;         /* query heads on this KV head; 0 means 1 */
+    int64_t pos;
+    const void *k, *v;
+    int kv_bf16;             /* 0: k and v are float, 1: bf16 */
     int64_t head_dim;
-    int64_t window;      /* 0 = full causal; else position j is visible iff i - j < window */
-    float scale;         /* multiplies q.k */
-    float softcap;       /* 0 = none; else s = softcap * tanh(s / softcap) before the mask */
-    float *out;          /* [n_q][head_dim], row stride out_stride */
+    int64_t window;          /* 0 = none */
+    float scale;             /* multiplies q.k */
+    float softcap;           /* 0 = none; else s = softcap * tanh(s / softcap) before the softmax */
+    float *out;
     int64_t out_stride;
-    float *scratch;      /* lu_attend_scratch(...) floats */
+    int64_t out_head_stride;
+    float *scratch;          /* lu_attend_scratch(pos + n_q, head_dim) floats per concurrent call */
 } lu_attend_args;
 
 #define LU_OPS_LIST(X)                                                                            \
     /* y[i] = f32(x[i]) */                                                                        \
     X(bf16_to_f32, (float *y, const uint16_t *x, int64_t n))                                      \
     X(f16_to_f32, (float *y, const uint16_t *x, int64_t n))                                       \
-    /* y[i] = round(x[i]), nearest, ties to even */                                               \
+    /* y[i] = round(x[i]), nearest, ties to even; a NaN becomes some NaN */                        \
     X(f32_to_bf16, (uint16_t *y, const float *x, int64_t n))                                      \
     X(f32_to_f16, (uint16_t *y, const float *x, int64_t n))                                       \
     /* y = x * rsqrt(mean(x^2) + eps) * (w + w_offset), one row of n */                           \
@@ -53,7 +59,7 @@ typedef struct lu_attend_args {
     X(softcap, (float *x, float cap, int64_t n))                                                  \
     /* softmax in place, float32, max-subtracted */                                               \
     X(softmax, (float *x, int64_t n))                                                             \
-    /* attention of one head over its cache; results for a query do not depend on n_q */          \
+    /* the result of a query does not depend on n_q, n_heads or the other queries, to the bit */  \
     X(attend, (const lu_attend_args *a))
 
 typedef struct lu_ops {
@@ -61,12 +67,13 @@ typedef struct lu_ops {
 #define LU_OPS_FIELD(name, args) void (*name) args;
     LU_OPS_LIST(LU_OPS_FIELD)
 #undef LU_OPS_FIELD
-    /* sum over i of exp(x[i] - max) as float32-accurate logsumexp: returns log(sum exp(x)) */
+    /* log(sum of exp(x[i])), max-subtracted, summed in double; -inf if n = 0 */
     float (*logsumexp)(const float *x, int64_t n);
-    /* index of the largest value, the lowest index on ties; NaN never wins; -1 if n = 0 */
+    /* index of the largest value, the lowest on ties; a NaN never wins; -1 if there is no number */
     int64_t (*argmax)(const float *x, int64_t n);
 } lu_ops;
 
-size_t lu_attend_scratch(int64_t n_kv, int64_t head_dim); /* floats, for one call of attend */
+/* Floats of scratch for one call of attend at any level; n_kv = pos + n_q. */
+size_t lu_attend_scratch(int64_t n_kv, int64_t head_dim);
 
 #endif

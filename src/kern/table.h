@@ -14,7 +14,7 @@ const char *lu_level_name(lu_level level);
 bool lu_level_available(lu_level level);
 lu_level lu_level_best(void);
 
-/* name NULL = best. E_ARG naming the known levels if unknown, E_UNSUPPORTED if not available here. */
+/* name NULL = best. Unknown: E_ARG naming the known levels. Not on this machine: E_UNSUPPORTED. */
 lutra_status lu_level_parse(const char *name, lu_level *out, lutra_err *err);
 
 /* Fills every slot with the best kernel at or below the level. The level must be available. */

@@ -1,0 +1,291 @@
+/* cmd_quantize.c - lutra quantize: settles the number format from the options, runs the library,
+   prints what was done. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "cli.h"
+#include "interrupt.h"
+
+typedef struct settings {
+    const char *format, *table, *group_size, *scale_dtype;
+    bool symmetric, asymmetric, dry_run, overwrite, restart, json;
+    cli_list ignore;
+} settings;
+
+#define S(field) offsetof(settings, field)
+
+static const cli_option options[] = {
+    {"format", 'f', CLI_TEXT, "SPEC", S(format), 0, 0, NULL, "nf4",
+     "number format: nf4 nf3 nf2 fp4 fp3 fp2 int2 to int8, or a full spec such as "
+     "int3:g128:asym:bf16"},
+    {"table", 0, CLI_PATH, "FILE", S(table), 0, 0, NULL, NULL,
+     "your own format: a text or JSON list of 4, 8, 16, 32, 64, 128 or 256 numbers ('#' begins a "
+     "comment)"},
+    {"group-size", 'g', CLI_CHOICE, "SIZE", S(group_size), 0, 0, "32|64|128|256|channel", NULL,
+     "weights of a row that share a scale; without it what the spec says, else 64"},
+    {"scale-dtype", 0, CLI_CHOICE, "TYPE", S(scale_dtype), 0, 0, "fp16|bf16|fp32", NULL,
+     "type of the scales; without it what the spec says, else fp16"},
+    {"symmetric", 0, CLI_FLAG, NULL, S(symmetric), 0, 0, NULL, NULL, "scales only, no zero points"},
+    {"asymmetric", 0, CLI_FLAG, NULL, S(asymmetric), 0, 0, NULL, NULL,
+     "a zero point per group (int formats)"},
+    {"ignore", 'i', CLI_LIST, "PATTERN", S(ignore), 0, 0, NULL, NULL,
+     "leave modules of this name as they are (* and ? match); replaces the default, which is "
+     "lm_head "
+     "and *embed_tokens"},
+    {"dry-run", 'n', CLI_FLAG, NULL, S(dry_run), 0, 0, NULL, NULL,
+     "print the plan and the sizes, write nothing"},
+    {"overwrite", 0, CLI_FLAG, NULL, S(overwrite), 0, 0, NULL, NULL,
+     "replace OUT if it exists, once the new one is complete"},
+    {"restart", 0, CLI_FLAG, NULL, S(restart), 0, 0, NULL, NULL,
+     "throw away the work of an interrupted run instead of resuming"},
+    {"json", 0, CLI_FLAG, NULL, S(json), 0, 0, NULL, NULL, "print the summary as one JSON object"},
+    {0},
+};
+
+static const cli_operand operands[] = {
+    {"IN", false, NULL, "folder of a Hugging Face model"},
+    {"OUT", false, NULL, "folder to make"},
+    {0},
+};
+
+/* --- the user's table ----------------------------------------------------------------------- */
+
+static lutra_status table_from_json(const char *path, const char *text, size_t n, float *values,
+                                    int *count, lutra_err *err)
+{
+    json_error_t where;
+    json_t *list = json_loadb(text, n, 0, &where);
+    if (!list)
+        return lu_fail(err, LUTRA_E_FORMAT, "%s:%d: %s", path, where.line, where.text);
+    lutra_status status = LUTRA_OK;
+    size_t i;
+    json_t *v;
+    *count = 0;
+    json_array_foreach (list, i, v) {
+        if (!json_is_number(v) || i >= 1 << LUTRA_MAX_BITS) {
+            status = lu_fail(err, LUTRA_E_FORMAT, "%s: entry %zu %s", path, i,
+                             json_is_number(v) ? "is one too many, expected at most 256"
+                                               : "is not a number");
+            break;
+        }
+        values[(*count)++] = (float)json_number_value(v);
+    }
+    json_decref(list);
+    return status;
+}
+
+/* Numbers parted by white space or commas; '#' begins a comment. */
+static lutra_status table_from_text(const char *path, const char *text, float *values, int *count,
+                                    lutra_err *err)
+{
+    int line = 1;
+    *count = 0;
+    for (const char *p = text; *p;) {
+        if (*p == '#') {
+            p += strcspn(p, "\n");
+        } else if (strchr(" \t\r\n,", *p)) {
+            line += *p++ == '\n';
+        } else {
+            char *end;
+            const float v = strtof(p, &end);
+            if (end == p || (*end && !strchr(" \t\r\n,#", *end)))
+                return lu_fail(err, LUTRA_E_FORMAT, "%s:%d: '%.*s' is not a number", path, line,
+                               (int)strcspn(p, " \t\r\n,#"), p);
+            if (*count == 1 << LUTRA_MAX_BITS)
+                return lu_fail(err, LUTRA_E_FORMAT, "%s:%d: more than 256 numbers", path, line);
+            values[(*count)++] = v;
+            p = end;
+        }
+    }
+    return LUTRA_OK;
+}
+
+static lutra_status read_table(const char *path, float *values, int *count, lutra_err *err)
+{
+    char *text;
+    size_t n;
+    LU_TRY(cli_read(path, &text, &n, err));
+    const lutra_status status = text[strspn(text, " \t\r\n")] == '['
+                                    ? table_from_json(path, text, n, values, count, err)
+                                    : table_from_text(path, text, values, count, err);
+    lu_free(text);
+    return status;
+}
+
+/* --- the format ----------------------------------------------------------------------------- */
+
+static lutra_dtype scale_dtype(const char *name)
+{
+    return strcmp(name, "fp32") == 0   ? LUTRA_F32
+           : strcmp(name, "bf16") == 0 ? LUTRA_BF16
+                                       : LUTRA_F16;
+}
+
+static int64_t group_size(const char *name)
+{
+    return strcmp(name, "channel") == 0 ? 0 : strtoll(name, NULL, 10);
+}
+
+/* --format or --table, then what the other options change in it. The spec is put together again
+   and parsed once more, so that every combination is judged by the library's own rules. */
+static lutra_status choose_format(const settings *s, lutra_format *f, lutra_err *err)
+{
+    if (s->table) {
+        float values[1 << LUTRA_MAX_BITS];
+        int count = 0;
+        LU_TRY(read_table(s->table, values, &count, err));
+        const lutra_status status = lutra_format_from_table(
+            values, count, s->group_size ? group_size(s->group_size) : 64,
+            s->scale_dtype ? scale_dtype(s->scale_dtype) : LUTRA_F16, f, err);
+        return status == LUTRA_OK ? LUTRA_OK : lu_fail_prefix(err, status, "%s", s->table);
+    }
+    char spec[96];
+    LU_TRY(lutra_format_parse(s->format, f, err));
+    if (s->group_size)
+        f->group_size = group_size(s->group_size);
+    if (s->scale_dtype)
+        f->scale_dtype = scale_dtype(s->scale_dtype);
+    if (s->symmetric || s->asymmetric)
+        f->zero_point = s->asymmetric;
+    lutra_format_spec(f, spec, sizeof spec);
+    return lutra_format_parse(spec, f, err);
+}
+
+/* --- the summary ---------------------------------------------------------------------------- */
+
+static double gigabytes_per_second(const lutra_quantize_report *r)
+{
+    return r->seconds > 0 ? (double)r->bytes_in / r->seconds * 1e-9 : 0;
+}
+
+static void print_json(const cli_call *call, const settings *s, const char *spec,
+                       const lutra_quantize_report *r)
+{
+    json_t *o = json_object();
+    json_object_set_new(o, "in", json_string(call->operands[0]));
+    json_object_set_new(o, "out", json_string(call->operands[1]));
+    json_object_set_new(o, "format", json_string(spec));
+    json_object_set_new(o, "dry_run", json_boolean(s->dry_run));
+    json_object_set_new(o, "tensors", json_integer(r->n_tensors));
+    json_object_set_new(o, "quantized_tensors", json_integer(r->n_quantized));
+    json_object_set_new(o, "quantized_parameters", json_integer(r->params_quantized));
+    json_object_set_new(o, "bits_per_weight", out_real(r->bits_per_weight));
+    json_object_set_new(o, "bytes_in", json_integer(r->bytes_in));
+    json_object_set_new(o, "bytes_out", json_integer(r->bytes_out));
+    json_object_set_new(o, "sqnr_db", s->dry_run ? json_null() : out_real(r->sqnr_db));
+    json_object_set_new(o, "resumed_tensors", json_integer(r->resumed_tensors));
+    json_object_set_new(o, "seconds", out_real(r->seconds));
+    json_object_set_new(o, "gigabytes_per_second", out_real(gigabytes_per_second(r)));
+    json_object_set_new(o, "peak_memory", json_integer(r->peak_rss));
+    out_json(o);
+}
+
+static void print_summary(const cli_call *call, const settings *s, const char *spec,
+                          const lutra_quantize_report *r)
+{
+    char in[32], out[32], memory[32];
+    out_printf("%s %s\n", s->dry_run ? "would write" : "wrote", call->operands[1]);
+    out_printf("format           %s\n", spec);
+    out_printf("tensors          %lld, %lld of them quantized\n", (long long)r->n_tensors,
+               (long long)r->n_quantized);
+    if (r->resumed_tensors)
+        out_printf("resumed          %lld tensors were done before\n",
+                   (long long)r->resumed_tensors);
+    out_printf("bits per weight  %.3f over %.1f M weights\n", r->bits_per_weight,
+               (double)r->params_quantized * 1e-6);
+    out_printf("size             %s -> %s (%.1f%%)\n",
+               human_bytes((double)r->bytes_in, in, sizeof in),
+               human_bytes((double)r->bytes_out, out, sizeof out),
+               r->bytes_in ? 100.0 * (double)r->bytes_out / (double)r->bytes_in : 0.0);
+    if (s->dry_run)
+        return;
+    out_printf("SQNR             %.2f dB\n", r->sqnr_db);
+    out_printf("time             %.2f s, %.2f GB/s\n", r->seconds, gigabytes_per_second(r));
+    out_printf("peak memory      %s\n", human_bytes((double)r->peak_rss, memory, sizeof memory));
+}
+
+/* --- the command ---------------------------------------------------------------------------- */
+
+/* What the library calls a wish has an option's name here. */
+static const struct {
+    const char *wish, *hint;
+} hints[] = {
+    {"overwrite", " (--overwrite replaces it)"},
+    {"restart", " (--restart throws that work away)"},
+};
+
+static int report_failure(cli_call *call, lutra_err *err)
+{
+    if (err->status == LUTRA_E_CANCELLED)
+        lu_fail(
+            err, LUTRA_E_CANCELLED,
+            "stopped; the work so far is in %.300s.partial: the same command goes on from there",
+            call->operands[1]);
+    for (size_t i = 0; err->status == LUTRA_E_EXISTS && i < sizeof hints / sizeof *hints; i++) {
+        const size_t n = strlen(err->msg);
+        if (strstr(err->msg, hints[i].wish))
+            snprintf(err->msg + n, sizeof err->msg - n, "%s", hints[i].hint);
+    }
+    return cli_fail(call, err);
+}
+
+static int run(cli_call *call)
+{
+    const settings *s = call->settings;
+    if (s->symmetric && s->asymmetric)
+        return cli_usage(call, "--symmetric and --asymmetric exclude each other");
+    if (s->table && (cli_given(call, "format") || s->asymmetric))
+        return cli_usage(call, "--table: takes no --%s", s->asymmetric ? "asymmetric" : "format");
+
+    lutra_err err = {0};
+    lutra_quantize_options o;
+    lutra_quantize_options_init(&o);
+    if (choose_format(s, &o.format, &err) != LUTRA_OK)
+        return err.status == LUTRA_E_ARG ? cli_usage(call, "%s", err.msg) : cli_fail(call, &err);
+    if (s->ignore.n > 0) {
+        o.ignore = s->ignore.items;
+        o.n_ignore = s->ignore.n;
+    }
+    o.dry_run = s->dry_run;
+    o.overwrite = s->overwrite;
+    o.restart = s->restart;
+
+    lutra_ctx *ctx = NULL;
+    lutra_quantize_report report;
+    if (cli_open(call, &ctx, &err) != LUTRA_OK)
+        return cli_fail(call, &err);
+    const lutra_status status =
+        lutra_quantize_checkpoint(ctx, call->operands[0], call->operands[1], &o, &report, &err);
+    lutra_close(ctx);
+    if (status != LUTRA_OK)
+        return report_failure(call, &err);
+    progress_clear(call->progress);
+    char spec[96];
+    lutra_format_spec(&o.format, spec, sizeof spec);
+    if (s->json)
+        print_json(call, s, spec, &report);
+    else
+        print_summary(call, s, spec, &report);
+    return CLI_DONE;
+}
+
+const cli_command cli_quantize = {
+    .name = "quantize",
+    .summary = "Compress a model by rounding its weights to a table of 2^bits values per group",
+    .about =
+        "IN stays as it is. OUT is a model folder again: tokenizer and other files are copied,\n"
+        "config.json says what was quantized how. The work is done in OUT.partial, which becomes\n"
+        "OUT when complete; after Ctrl-C or a crash the same command resumes there.\n",
+    .examples =
+        "  lutra quantize llama-8b llama-8b-nf4\n"
+        "  lutra quantize llama-8b llama-8b-int3 --format int3 --asymmetric --group-size 128\n"
+        "  lutra quantize llama-8b llama-8b-own --table levels.txt --scale-dtype bf16\n"
+        "  lutra quantize llama-8b out --ignore 'lm_head' --ignore '*embed_tokens' --ignore "
+        "'*.layers.0.*'\n"
+        "  lutra quantize llama-8b out --format nf3:g64 --dry-run\n",
+    .operands = operands,
+    .options = options,
+    .settings_size = sizeof(settings),
+    .run = run,
+};

@@ -1,0 +1,96 @@
+/* loading.h - what eval, run and chat share: a model with its tokenizer, and how to choose tokens.
+ */
+#ifndef LUTRA_CLI_LOADING_H
+#define LUTRA_CLI_LOADING_H
+
+#include "cli.h"
+#include "lutra/lutra.h"
+
+typedef struct cli_loaded {
+    lutra_ctx *ctx;
+    lutra_model *model;
+    lutra_tokenizer *tokenizer;
+    lutra_model_info info;
+} cli_loaded;
+
+/* Opens the model at `path` with the call's threads and CPU level. dtype: "fp32" or "bf16". *out is
+   always fit for cli_unload. */
+lutra_status cli_load(cli_call *call, const char *path, const char *dtype, cli_loaded *out,
+                      lutra_err *err);
+void cli_unload(cli_loaded *l);
+
+/* A row of a command's option table; the settings struct has `const char *dtype`. */
+#define CLI_DTYPE_OPTION(settings)                                                            \
+    {                                                                                         \
+        "dtype", 0, CLI_CHOICE, "TYPE", offsetof(settings, dtype), 0, 0, "bf16|fp32", "bf16", \
+            "activations and KV cache: bf16 is faster, fp32 exact"                            \
+    }
+
+/* How tokens are chosen: part of a command's settings, as `cli_sampling sampling`. */
+typedef struct cli_sampling {
+    bool sample;
+    double temperature, top_p, min_p, repetition_penalty;
+    int64_t top_k, seed;
+} cli_sampling;
+
+#define CLI_SAMPLING_AT(settings, field) offsetof(settings, sampling.field)
+
+/* Rows of an option table. */
+#define CLI_SAMPLING_OPTIONS(settings)                                                            \
+    {"sample",                                                                                    \
+     0,                                                                                           \
+     CLI_FLAG,                                                                                    \
+     NULL,                                                                                        \
+     CLI_SAMPLING_AT(settings, sample),                                                           \
+     0,                                                                                           \
+     0,                                                                                           \
+     NULL,                                                                                        \
+     NULL,                                                                                        \
+     "draw tokens at random, with the values of the model's generation_config.json (temperature " \
+     "1 "                                                                                         \
+     "where it has none) unless given here"},                                                     \
+        {"temperature",                                                                           \
+         'T',                                                                                     \
+         CLI_REAL,                                                                                \
+         "X",                                                                                     \
+         CLI_SAMPLING_AT(settings, temperature),                                                  \
+         0,                                                                                       \
+         100,                                                                                     \
+         NULL,                                                                                    \
+         "0",                                                                                     \
+         "spread of the choice; 0 = greedy, always the likeliest token"},                         \
+        {"top-k", 0,       CLI_INT, "N", CLI_SAMPLING_AT(settings, top_k),                        \
+         0,       1 << 24, NULL,    "0", "choose among the N likeliest tokens; 0 = all"},         \
+        {"top-p",                                                                                 \
+         0,                                                                                       \
+         CLI_REAL,                                                                                \
+         "X",                                                                                     \
+         CLI_SAMPLING_AT(settings, top_p),                                                        \
+         0,                                                                                       \
+         1,                                                                                       \
+         NULL,                                                                                    \
+         "1",                                                                                     \
+         "choose among the likeliest tokens that together have this probability"},                \
+        {"min-p", 0, CLI_REAL, "X", CLI_SAMPLING_AT(settings, min_p),                             \
+         0,       1, NULL,     "0", "leave out tokens less likely than X times the likeliest"},   \
+        {"repetition-penalty",                                                                    \
+         0,                                                                                       \
+         CLI_REAL,                                                                                \
+         "X",                                                                                     \
+         CLI_SAMPLING_AT(settings, repetition_penalty),                                           \
+         0.01,                                                                                    \
+         100,                                                                                     \
+         NULL,                                                                                    \
+         "1",                                                                                     \
+         "make tokens that occurred before less likely; 1 = off"},                                \
+    {                                                                                             \
+        "seed", 's', CLI_INT, "N", CLI_SAMPLING_AT(settings, seed), 0, 9e18, NULL, "0",           \
+            "the same seed gives the same text"                                                   \
+    }
+
+/* Turns the options into the library's settings, reading generation_config.json of `folder` for
+   --sample. E_ARG where options contradict each other. */
+lutra_status cli_choose_sampling(const cli_call *call, const cli_sampling *s, const char *folder,
+                                 lutra_sampling *out, lutra_err *err);
+
+#endif

@@ -1,0 +1,39 @@
+/* journal.h - which tensors of an interrupted run are finished. A text file in the work folder:
+
+     lutra journal 1
+     request 0123456789abcdef   everything that decides the output: files, format, ignored modules
+     done 17 0x1.8p+3 0x1p-7    tensor 17 of the plan is on disk; its signal and noise energies
+
+   A line counts only when complete (the process may die while it writes). Lines are written after
+   the data they speak of was synced. The caller holds the lock of the work folder. */
+#ifndef LU_CALIB_JOURNAL_H
+#define LU_CALIB_JOURNAL_H
+
+#include "base/status.h"
+
+#define LU_JOURNAL_NAME "journal"
+
+typedef struct lu_journal_entry {
+    bool done;
+    double signal, noise;
+} lu_journal_entry;
+
+typedef struct lu_journal {
+    int fd; /* -1 when closed */
+    char *path;
+    uint64_t size; /* where the next line goes */
+} lu_journal;
+
+/* Opens or creates the journal in the folder; entries[0..n) say what is done. A journal of another
+   request is refused with E_EXISTS. */
+lutra_status lu_journal_open(const char *folder, uint64_t request, lu_journal_entry *entries,
+                             int64_t n, lu_journal *out, lutra_err *err);
+
+/* Appends "done" lines for tensors [begin, end) that are marked done, and syncs. */
+lutra_status lu_journal_add(lu_journal *j, const lu_journal_entry *entries, int64_t begin,
+                            int64_t end, lutra_err *err);
+
+/* Closes it, and with remove deletes the file first. */
+void lu_journal_close(lu_journal *j, bool remove);
+
+#endif

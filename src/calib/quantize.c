@@ -1,0 +1,236 @@
+/* quantize.c - compressing a whole checkpoint by rounding to nearest.
+   Open and plan the input (headers only), lock the work folder, skip what a former run finished,
+   write the shards (shard_writer.c), then the other files, then give the folder its name. Killed at
+   any moment, the run leaves a work folder that the same call continues to the same bytes. */
+#include "calib/quantize.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "calib/journal.h"
+#include "calib/out_folder.h"
+#include "calib/quantize_plan.h"
+#include "calib/shard_writer.h"
+#include "calib/side_files.h"
+
+#define BATCH_BYTES ((int64_t)256 << 20)
+
+static const char *const default_ignore[] = {"lm_head", "*embed_tokens"};
+
+void lutra_quantize_options_init(lutra_quantize_options *o)
+{
+    memset(o, 0, sizeof *o);
+    o->size = sizeof *o;
+    o->ignore = default_ignore;
+    o->n_ignore = (int)(sizeof default_ignore / sizeof default_ignore[0]);
+    (void)lutra_format_parse("nf4:g64", &o->format, NULL);
+}
+
+/* ---- checks --------------------------------------------------------------------------------- */
+
+static lutra_status check_input(const lutra_checkpoint *c, lutra_err *err)
+{
+    const char *path = lu_checkpoint_path(c);
+    json_t *config = lu_checkpoint_json(c);
+    if (!config)
+        return lu_fail(err, LUTRA_E_ARG, "%s: has no config.json, expected a Hugging Face folder",
+                       path);
+    json_t *q = json_object_get(config, "quantization_config");
+    if (!q)
+        q = json_object_get(config, "compression_config");
+    if (!json_is_object(q))
+        return LUTRA_OK;
+    const char *method = json_string_value(json_object_get(q, "quant_method"));
+    return lu_fail(err, LUTRA_E_UNSUPPORTED,
+                   "%s: is quantized already (%.60s), start from the original model", path,
+                   method ? method : "unnamed method");
+}
+
+/* ---- what decides the output ---------------------------------------------------------------- */
+
+/* 64-bit FNV-1a: tells requests apart, against accidents only. */
+static uint64_t hash(uint64_t h, const void *data, size_t n)
+{
+    const uint8_t *p = data;
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
+static uint64_t hash_file(uint64_t h, const char *folder, const char *name)
+{
+    struct stat st;
+    char *path = lu_path_join(folder, name);
+    if (path && stat(path, &st) == 0) {
+        const int64_t facts[3] = {st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
+        h = hash(h, name, strlen(name) + 1);
+        h = hash(h, facts, sizeof facts);
+    }
+    lu_free(path);
+    return h;
+}
+
+static uint64_t request_of(const lu_plan *p, const lutra_quantize_options *o)
+{
+    const lutra_format *f = &o->format;
+    const char *in = lu_checkpoint_path(p->checkpoint);
+    char spec[64];
+    uint64_t h = 0xcbf29ce484222325u;
+    lutra_format_spec(f, spec, sizeof spec);
+    h = hash(h, spec, strlen(spec) + 1);
+    h = hash(h, f->table, sizeof f->table[0] << f->bits);
+    h = hash(h, &f->absmax_ref, sizeof f->absmax_ref);
+    h = hash_file(h, in, "config.json");
+    for (int64_t s = 0; s < p->n_shards; s++)
+        h = hash_file(h, in, p->shards[s].name);
+    for (int64_t i = 0; i < p->n_tensors; i++) /* stands for the ignore list and the index */
+        h = hash(h, &p->tensors[i].encode, sizeof p->tensors[i].encode);
+    for (int64_t s = 0; s < p->n_shards; s++)
+        h = hash(h, p->shards[s].header, p->shards[s].header_bytes);
+    return h;
+}
+
+/* ---- report --------------------------------------------------------------------------------- */
+
+static void fill_report(const lu_plan *p, lutra_quantize_report *r)
+{
+    memset(r, 0, sizeof *r);
+    r->n_tensors = p->n_tensors;
+    r->n_quantized = p->n_encoded;
+    r->bytes_in = p->bytes_in;
+    r->bytes_out = p->bytes_out;
+    r->params_quantized = p->params_encoded;
+    if (p->params_encoded > 0) {
+        const double table = (double)(sizeof p->format.table[0] << p->format.bits);
+        r->bits_per_weight = 8 * ((double)p->bytes_encoded + table) / (double)p->params_encoded;
+    }
+}
+
+/* Infinite when nothing was lost; 0 when nothing was encoded. */
+static double sqnr(const lu_plan *p, const lu_journal_entry *entries)
+{
+    double signal = 0, noise = 0;
+    for (int64_t i = 0; i < p->n_tensors; i++) {
+        signal += entries[i].signal;
+        noise += entries[i].noise;
+    }
+    if (p->n_encoded == 0)
+        return 0;
+    return noise > 0 ? 10 * log10(signal / noise) : INFINITY;
+}
+
+/* ---- the run -------------------------------------------------------------------------------- */
+
+static uint64_t bytes_to_write(const lu_plan *p, const lu_journal_entry *entries)
+{
+    uint64_t bytes = lu_side_files_bytes(p);
+    for (int64_t s = 0; s < p->n_shards; s++)
+        bytes += p->shards[s].header_bytes;
+    for (int64_t i = 0; i < p->n_tensors; i++)
+        bytes += entries[i].done ? 0 : p->tensors[i].out_bytes;
+    return bytes;
+}
+
+/* Everything between the lock and the rename. */
+static lutra_status fill_folder(lutra_ctx *ctx, const lu_plan *p, lu_out_folder *out,
+                                uint64_t request, int64_t batch_bytes,
+                                lutra_quantize_report *report, lutra_err *err)
+{
+    lu_shard_writer *writer = NULL;
+    lu_journal journal = {.fd = -1};
+    lu_journal_entry *entries = lu_calloc((size_t)p->n_tensors, sizeof *entries);
+    if (!entries)
+        return lu_fail_nomem(err, (size_t)p->n_tensors * sizeof *entries);
+    lutra_status status =
+        lu_journal_open(out->partial, request, entries, p->n_tensors, &journal, err);
+    if (status == LUTRA_OK)
+        status = lu_writer_open(ctx, p, out->partial, batch_bytes, &journal, entries, &writer, err);
+    if (status == LUTRA_OK) {
+        lu_writer_check(writer);
+        for (int64_t i = 0; i < p->n_tensors; i++)
+            report->resumed_tensors += entries[i].done;
+        if (report->resumed_tensors > 0)
+            lu_log(ctx, LUTRA_LOG_INFO, "%s: resuming, %lld of %lld tensors are done", out->partial,
+                   (long long)report->resumed_tensors, (long long)p->n_tensors);
+        status = lu_out_need(out, bytes_to_write(p, entries), err);
+    }
+    if (status == LUTRA_OK)
+        status = lu_writer_run(writer, err);
+    if (status == LUTRA_OK)
+        status = lu_side_files_write(p, out->partial, err);
+    if (status == LUTRA_OK)
+        report->sqnr_db = sqnr(p, entries);
+    lu_writer_close(writer);
+    lu_journal_close(&journal, status == LUTRA_OK);
+    lu_free(entries);
+    return status;
+}
+
+static lutra_status run(lutra_ctx *ctx, const lu_plan *p, const char *out_path,
+                        const lutra_quantize_options *o, int64_t batch_bytes,
+                        lutra_quantize_report *report, lutra_err *err)
+{
+    lu_out_folder out;
+    lutra_status status =
+        lu_out_check(lu_checkpoint_path(p->checkpoint), out_path, o->overwrite, &out, err);
+    if (status == LUTRA_OK && !o->dry_run) {
+        status = lu_out_begin(&out, o->restart, err);
+        if (status == LUTRA_OK)
+            status = fill_folder(ctx, p, &out, request_of(p, o), batch_bytes, report, err);
+        if (status == LUTRA_OK)
+            status = lu_out_finish(&out, err);
+        if (status == LUTRA_E_NOSPACE && err && strlen(err->msg) < sizeof err->msg / 2) {
+            char msg[sizeof err->msg];
+            snprintf(msg, sizeof msg, "%s", err->msg);
+            if (!strstr(msg, "make room"))
+                lu_fail(err, status, "%s: make room and run again, it resumes", msg);
+        }
+    }
+    lu_out_close(&out);
+    return status;
+}
+
+lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *out,
+                                    const lutra_quantize_options *opts, int64_t batch_bytes,
+                                    lutra_quantize_report *report, lutra_err *err)
+{
+    const double start = lu_seconds();
+    lutra_quantize_options o;
+    lutra_quantize_options_init(&o);
+    if (opts)
+        memcpy(&o, opts, opts->size < sizeof o ? opts->size : sizeof o);
+    lutra_quantize_report r;
+    lutra_checkpoint *c = NULL;
+    lu_plan plan = {.n_tensors = 0};
+    LU_TRY(lu_format_check(&o.format, err));
+    lutra_status status = lu_checkpoint_open(in, &c, err);
+    if (status == LUTRA_OK)
+        status = check_input(c, err);
+    if (status == LUTRA_OK)
+        status = lu_plan_make(c, &o, &plan, err);
+    if (status == LUTRA_OK) {
+        fill_report(&plan, &r);
+        if (plan.n_routers > 0)
+            lu_log(ctx, LUTRA_LOG_INFO, "%lld expert routers are left as they are",
+                   (long long)plan.n_routers);
+        status = run(ctx, &plan, out, &o, batch_bytes, &r, err);
+    }
+    lu_plan_free(&plan);
+    lutra_checkpoint_close(c);
+    r.seconds = lu_seconds() - start;
+    r.peak_rss = lu_peak_rss();
+    if (status == LUTRA_OK && report)
+        *report = r;
+    return status;
+}
+
+lutra_status lutra_quantize_checkpoint(lutra_ctx *ctx, const char *in, const char *out,
+                                       const lutra_quantize_options *o,
+                                       lutra_quantize_report *report, lutra_err *err)
+{
+    return lu_quantize_in_batches(ctx, in, out, o, BATCH_BYTES, report, err);
+}

@@ -1,0 +1,227 @@
+/* quantize_plan.c - chooses the tensors to encode and lays out the output shards.
+   Encoded are the linear modules: floating two-dimensional tensors named M.weight, but for those
+   whose M matches an ignore pattern and for the routers of mixtures of experts, whose few rows
+   decide which experts run. Everything else is copied as it is. */
+#include "calib/quantize_plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+#define SUFFIX ".weight"
+#define ROUTER "*.block_sparse_moe.gate"
+#define MAX_NAME 1024
+
+bool lu_glob_match(const char *pattern, const char *name)
+{
+    const char *star = NULL, *retry = NULL; /* after the last '*', and where it ends to try next */
+    while (*name) {
+        if (*pattern == '*') {
+            star = ++pattern;
+            retry = name;
+        } else if (*pattern == '?' || *pattern == *name) {
+            pattern++;
+            name++;
+        } else if (star) {
+            pattern = star;
+            name = ++retry;
+        } else {
+            return false;
+        }
+    }
+    while (*pattern == '*')
+        pattern++;
+    return *pattern == '\0';
+}
+
+const char *lu_plan_module(const lu_plan_tensor *t, char *buf, size_t size)
+{
+    snprintf(buf, size, "%.*s", (int)(strlen(t->in->name) - strlen(SUFFIX)), t->in->name);
+    return buf;
+}
+
+static bool is_floating(lutra_dtype t)
+{
+    return t == LUTRA_F32 || t == LUTRA_F16 || t == LUTRA_BF16 || t == LUTRA_F64;
+}
+
+static bool is_linear(const lu_st_entry *e)
+{
+    const size_t n = strlen(e->name), suffix = strlen(SUFFIX);
+    return e->view.rank == 2 && is_floating(e->view.dtype) && e->view.bytes > 0 && n > suffix &&
+           n < MAX_NAME && strcmp(e->name + n - suffix, SUFFIX) == 0;
+}
+
+static bool chosen(lu_plan *p, const lu_plan_tensor *t, const lutra_quantize_options *o)
+{
+    char module[MAX_NAME];
+    if (!is_linear(t->in))
+        return false;
+    lu_plan_module(t, module, sizeof module);
+    for (int i = 0; i < o->n_ignore; i++)
+        if (lu_glob_match(o->ignore[i], module))
+            return false;
+    if (lu_glob_match(ROUTER, module)) {
+        p->n_routers++;
+        return false;
+    }
+    return true;
+}
+
+/* ---- layout --------------------------------------------------------------------------------- */
+
+/* A part of the output of one input tensor: codes, scales or zero points. */
+static lutra_status add_part(lu_plan *p, const char *module, const char *part, lutra_dtype dtype,
+                             const int64_t shape[2], lu_st_entry *e, lutra_err *err)
+{
+    char name[MAX_NAME + 16];
+    snprintf(name, sizeof name, "%s%s", module, part);
+    if (lu_checkpoint_find(p->checkpoint, name))
+        return lu_fail(err, LUTRA_E_FORMAT,
+                       "tensor '%.200s' is in the input already: it looks quantized", name);
+    const size_t element = lutra_dtype_bytes(dtype);
+    size_t bytes;
+    if (!lu_mul_size((size_t)shape[0], (size_t)shape[1], &bytes) ||
+        !lu_mul_size(bytes, element, &bytes))
+        return lu_fail(err, LUTRA_E_LIMIT, "tensor '%.200s' would be too large", name);
+    char *copy = lu_strdup(name);
+    if (!copy)
+        return lu_fail_nomem(err, strlen(name));
+    p->names[p->n_names++] = copy;
+    *e = (lu_st_entry){copy,
+                       {.dtype = dtype, .rank = 2, .shape = {shape[0], shape[1]}, .bytes = bytes}};
+    return LUTRA_OK;
+}
+
+/* The output entries of one tensor at e[0..2]; *n says how many. */
+static lutra_status add_tensor(lu_plan *p, lu_plan_tensor *t, lu_st_entry *e, int64_t *n,
+                               lutra_err *err)
+{
+    const lutra_tensor *v = &t->in->view;
+    if (!t->encode) {
+        char *copy = lu_strdup(t->in->name);
+        if (!copy)
+            return lu_fail_nomem(err, strlen(t->in->name));
+        p->names[p->n_names++] = copy;
+        e[0] = *t->in;
+        t->out_bytes = v->bytes;
+        *n = 1;
+        return LUTRA_OK;
+    }
+    const lutra_format *f = &p->format;
+    char module[MAX_NAME];
+    lu_plan_module(t, module, sizeof module);
+    const int64_t groups = lutra_format_groups(f, v->shape[1]);
+    const int64_t codes[2] = {v->shape[0], (int64_t)lutra_format_row_bytes(f, v->shape[1])};
+    const int64_t scales[2] = {v->shape[0], groups};
+    if (groups == 0)
+        return lu_fail(
+            err, LUTRA_E_ARG,
+            "tensor '%.200s': group size %lld does not divide its %lld columns: choose another "
+            "group size or 'channel', or ignore this module",
+            t->in->name, (long long)f->group_size, (long long)v->shape[1]);
+    LU_TRY(add_part(p, module, ".codes", LUTRA_U8, codes, &e[0], err));
+    LU_TRY(add_part(p, module, ".scales", f->scale_dtype, scales, &e[1], err));
+    if (f->zero_point)
+        LU_TRY(add_part(p, module, ".zeros", LUTRA_U8, scales, &e[2], err));
+    *n = f->zero_point ? 3 : 2;
+    for (int64_t i = 0; i < *n; i++)
+        t->out_bytes += e[i].view.bytes;
+    p->n_encoded++;
+    p->params_encoded += v->shape[0] * v->shape[1];
+    p->bytes_encoded += (int64_t)t->out_bytes;
+    return LUTRA_OK;
+}
+
+static lutra_status lay_out(lu_plan *p, lu_plan_shard *s, int64_t shard, lutra_err *err)
+{
+    const size_t most = 3 * (size_t)s->count;
+    lu_st_entry *entries = lu_array(most, sizeof *entries);
+    uint64_t *offsets = lu_array(most, sizeof *offsets);
+    lutra_status status =
+        entries && offsets ? LUTRA_OK : lu_fail_nomem(err, most * sizeof *entries);
+    int64_t n = 0;
+    const int64_t first_name = p->n_names;
+    for (int64_t i = s->first; status == LUTRA_OK && i < s->first + s->count; i++) {
+        int64_t parts = 0;
+        status = add_tensor(p, &p->tensors[i], entries + n, &parts, err);
+        n += parts;
+    }
+    if (status == LUTRA_OK)
+        status =
+            lu_st_layout(entries, n, &s->header, &s->header_bytes, offsets, &s->file_size, err);
+    for (int64_t i = s->first, part = 0; status == LUTRA_OK && i < s->first + s->count; i++) {
+        lu_plan_tensor *t = &p->tensors[i];
+        t->at = offsets[part++];
+        if (t->encode)
+            t->scales_at = offsets[part++];
+        if (t->encode && p->format.zero_point)
+            t->zeros_at = offsets[part++];
+        p->bytes_in += (int64_t)t->in->view.bytes;
+        p->bytes_out += (int64_t)t->out_bytes;
+    }
+    for (int64_t i = first_name; i < p->n_names; i++)
+        p->name_shards[i] = shard;
+    lu_free(entries);
+    lu_free(offsets);
+    return status;
+}
+
+/* ---- the plan ------------------------------------------------------------------------------- */
+
+/* Fills p->tensors shard by shard with the tensors that the index maps there. */
+static void list_tensors(lu_plan *p, const lutra_quantize_options *o)
+{
+    for (int64_t s = 0; s < p->n_shards; s++) {
+        const lu_st_file *file = lu_checkpoint_shard(p->checkpoint, s);
+        lu_plan_shard *shard = &p->shards[s];
+        shard->name = lu_checkpoint_shard_name(p->checkpoint, s);
+        shard->first = p->n_tensors;
+        for (int64_t i = 0; i < lu_st_count(file); i++) {
+            const lu_st_entry *e = lu_st_at(file, i);
+            if (lu_checkpoint_find(p->checkpoint, e->name) != e)
+                continue;
+            lu_plan_tensor *t = &p->tensors[p->n_tensors++];
+            *t = (lu_plan_tensor){.in = e, .shard = s};
+            t->encode = chosen(p, t, o);
+        }
+        shard->count = p->n_tensors - shard->first;
+    }
+}
+
+lutra_status lu_plan_make(lutra_checkpoint *c, const lutra_quantize_options *o, lu_plan *out,
+                          lutra_err *err)
+{
+    const size_t count = (size_t)lutra_checkpoint_count(c);
+    memset(out, 0, sizeof *out);
+    out->format = o->format;
+    out->checkpoint = c;
+    out->n_shards = lu_checkpoint_n_shards(c);
+    out->tensors = lu_calloc(count, sizeof *out->tensors);
+    out->shards = lu_calloc((size_t)out->n_shards, sizeof *out->shards);
+    out->names = lu_calloc(count, 3 * sizeof *out->names);
+    out->name_shards = lu_calloc(count, 3 * sizeof *out->name_shards);
+    if (!out->tensors || !out->shards || !out->names || !out->name_shards)
+        return lu_fail_nomem(err, count * sizeof *out->tensors);
+    list_tensors(out, o);
+    for (int64_t s = 0; s < out->n_shards; s++) {
+        const lutra_status status = lay_out(out, &out->shards[s], s, err);
+        if (status != LUTRA_OK)
+            return lu_fail_prefix(err, status, "%s", out->shards[s].name);
+    }
+    return LUTRA_OK;
+}
+
+void lu_plan_free(lu_plan *p)
+{
+    for (int64_t i = 0; i < p->n_names; i++)
+        lu_free(p->names[i]);
+    for (int64_t s = 0; p->shards && s < p->n_shards; s++)
+        lu_free(p->shards[s].header);
+    lu_free(p->names);
+    lu_free(p->name_shards);
+    lu_free(p->shards);
+    lu_free(p->tensors);
+    memset(p, 0, sizeof *p);
+}

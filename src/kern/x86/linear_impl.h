@@ -1,0 +1,338 @@
+/* linear_impl.h - the matrix products of a vector level, compiled once per level after its vector
+   header (linear_avx2.h, linear_avx512.h) has said what a vector of rows is.
+
+   A unit is 4 vectors of rows (layout: linear_pack.h). One x row runs straight from the codes:
+   a code is shifted into place, looked up and multiplied in registers. More rows first decode a
+   segment of the unit into a float32 tile that stays in cache and then take TOKENS rows of x at a
+   time over it.
+
+   Invariant: both ways, and any number of rows, do the same operations on the same numbers in the
+   same order for each y: a = 0; a = fma(x, w, a) over a segment of k; y = fma(scale, a, y). */
+#ifndef LU_KERN_LINEAR_IMPL_H
+#define LU_KERN_LINEAR_IMPL_H
+
+#include <string.h>
+
+#include "kern/linear_pack.h"
+#include "tensor/convert.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+enum {
+    VECTORS = 4,
+    UNIT_ROWS = VECTORS * LANES,
+    MAX_TOKENS = 96, /* rows of x per pass: decoding costs a few percent, x stays near L2 */
+    X_PAD = 16       /* floats between rows of x, so that rows do not share cache sets */
+};
+
+/* What a kernel is specialised for; always a constant. bits 0: dense. */
+typedef struct kind {
+    int bits, affine, zeros;
+    lutra_dtype dtype;
+} kind;
+
+typedef struct job {
+    const lu_linear *l;
+    lu_pack_layout o;
+    tables t;
+    int64_t block; /* columns of a block */
+} job;
+
+INLINE void load_scales(const job *j, const uint8_t *unit, int64_t g, kind f, vf *scale, vf *zero)
+{
+    UNROLL
+    for (int v = 0; v < VECTORS; v++) {
+        const int64_t at = g * UNIT_ROWS + v * LANES;
+        const uint8_t *scales = unit + j->o.scales;
+        if (!f.bits)
+            scale[v] = vf_set(1.0f);
+        else if (j->l->scale_dtype == LUTRA_F16)
+            scale[v] = vf_load_f16(scales + 2 * at);
+        else if (j->l->scale_dtype == LUTRA_BF16)
+            scale[v] = vf_load_bf16(scales + 2 * at);
+        else
+            scale[v] = vf_load((const float *)scales + at);
+        zero[v] = f.zeros ? vf_gather(j->t.entry, unit + j->o.zeros + at) : vf_zero();
+    }
+}
+
+/* Column c of a block for vector v, without its scale. */
+INLINE vf weight(const job *j, const uint8_t *block, int c, int v, kind f, vf zero)
+{
+    if (f.bits) {
+        const int stride = UNIT_ROWS * (int)sizeof(uint32_t);
+        const vu lanes = code_lanes(f.bits, c, block + v * LANES * (int)sizeof(uint32_t), stride);
+        const vf w = code_value(f.bits, f.affine, c, lanes, &j->t);
+        return f.zeros ? vf_sub(w, zero) : w;
+    }
+    if (f.dtype == LUTRA_F32)
+        return vf_load((const float *)block + v * LANES);
+    return f.dtype == LUTRA_F16 ? vf_load_f16(block + 2 * v * LANES)
+                                : vf_load_bf16(block + 2 * v * LANES);
+}
+
+/* One row of x: y[UNIT_ROWS] of one unit. */
+INLINE void one_row(const job *j, const uint8_t *unit, const float *x, float *y, kind f)
+{
+    const int columns = f.bits ? LU_PACK_BLOCK : 1;
+    const uint8_t *block = unit;
+    vf sum[VECTORS], scale[VECTORS], zero[VECTORS];
+    UNROLL
+    for (int v = 0; v < VECTORS; v++)
+        sum[v] = vf_zero();
+    for (int64_t g = 0; g < j->o.groups; g++) {
+        load_scales(j, unit, g, f, scale, zero);
+        for (int64_t b = 0; b < j->o.group_blocks;) {
+            int64_t end = b + LU_LINEAR_SEGMENT / columns;
+            end = end < j->o.group_blocks ? end : j->o.group_blocks;
+            vf a[VECTORS] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+            for (; b < end; b++, x += columns, block += j->o.block_bytes) {
+                UNROLL
+                for (int c = 0; c < columns; c++) {
+                    UNROLL
+                    for (int v = 0; v < VECTORS; v++)
+                        a[v] = vf_fma(vf_set(x[c]), weight(j, block, c, v, f, zero[v]), a[v]);
+                }
+            }
+            UNROLL
+            for (int v = 0; v < VECTORS; v++)
+                sum[v] = vf_fma(scale[v], a[v], sum[v]);
+        }
+    }
+    UNROLL
+    for (int v = 0; v < VECTORS; v++)
+        vf_store(y + v * LANES, sum[v]);
+}
+
+/* Blocks [0, n) from `block` on as floats: tile [column][UNIT_ROWS]. */
+INLINE void decode(const job *j, const uint8_t *block, int64_t n, const vf *zero, float *tile, kind f)
+{
+    const int columns = f.bits ? LU_PACK_BLOCK : 1;
+    for (int64_t b = 0; b < n; b++, block += j->o.block_bytes) {
+        UNROLL
+        for (int c = 0; c < columns; c++) {
+            UNROLL
+            for (int v = 0; v < VECTORS; v++)
+                vf_store(tile + v * LANES, weight(j, block, c, v, f, zero[v]));
+            tile += UNIT_ROWS;
+        }
+    }
+}
+
+/* T rows of x over a tile of n columns: y[T][UNIT_ROWS] += scale * x . tile. */
+INLINE void tokens(int T, const float *tile, int64_t n, const float *x, int64_t ldx, const vf *scale,
+                   float *y)
+{
+    vf a[TOKENS][VECTORS];
+    UNROLL
+    for (int t = 0; t < T; t++) {
+        UNROLL
+        for (int v = 0; v < VECTORS; v++)
+            a[t][v] = vf_zero();
+    }
+    for (int64_t k = 0; k < n; k++, tile += UNIT_ROWS) {
+        UNROLL
+        for (int t = 0; t < T; t++) {
+            UNROLL
+            for (int v = 0; v < VECTORS; v++)
+                a[t][v] = vf_fma(vf_set(x[t * ldx + k]), vf_load(tile + v * LANES), a[t][v]);
+        }
+    }
+    UNROLL
+    for (int t = 0; t < T; t++) {
+        UNROLL
+        for (int v = 0; v < VECTORS; v++) {
+            float *to = y + t * UNIT_ROWS + v * LANES;
+            vf_store(to, vf_fma(scale[v], a[t][v], vf_load(to)));
+        }
+    }
+}
+
+static void all_tokens(const float *tile, int64_t n, const float *x, int64_t ldx, int64_t M,
+                       const vf *scale, float *y)
+{
+    for (; M >= TOKENS; M -= TOKENS, x += TOKENS * ldx, y += TOKENS * UNIT_ROWS)
+        tokens(TOKENS, tile, n, x, ldx, scale, y);
+    switch (M) {
+    case 1: tokens(1, tile, n, x, ldx, scale, y); break;
+    case 2: tokens(2, tile, n, x, ldx, scale, y); break;
+#if LU_LINEAR_TOKENS > 3
+    case 3: tokens(3, tile, n, x, ldx, scale, y); break;
+    case 4: tokens(4, tile, n, x, ldx, scale, y); break;
+    case 5: tokens(5, tile, n, x, ldx, scale, y); break;
+#endif
+    default: break;
+    }
+}
+
+/* M rows of x over one unit: y[M][UNIT_ROWS]. */
+INLINE void many_rows(const job *j, const uint8_t *unit, const float *x, int64_t ldx, int64_t M,
+                      float *y, float *tile, kind f)
+{
+    const int64_t columns = f.bits ? LU_PACK_BLOCK : 1;
+    const uint8_t *block = unit;
+    vf scale[VECTORS], zero[VECTORS];
+    memset(y, 0, (size_t)(M * UNIT_ROWS) * sizeof *y);
+    for (int64_t g = 0; g < j->o.groups; g++) {
+        load_scales(j, unit, g, f, scale, zero);
+        for (int64_t b = 0; b < j->o.group_blocks;) {
+            int64_t n = LU_LINEAR_SEGMENT / columns;
+            n = n < j->o.group_blocks - b ? n : j->o.group_blocks - b;
+            decode(j, block, n, zero, tile, f);
+            all_tokens(tile, n * columns, x, ldx, M, scale, y);
+            b += n;
+            x += n * columns;
+            block += (size_t)n * j->o.block_bytes;
+        }
+    }
+}
+
+INLINE void rows(const job *j, const uint8_t *unit, const float *x, int64_t ldx, int64_t M, float *y,
+                 float *tile, kind f)
+{
+    if (M == 1)
+        one_row(j, unit, x, y, f);
+    else
+        many_rows(j, unit, x, ldx, M, y, tile, f);
+}
+
+typedef void (*rows_fn)(const job *j, const uint8_t *unit, const float *x, int64_t ldx, int64_t M,
+                        float *y, float *tile);
+
+#define CODED_LIST(X) X(2, 0) X(3, 0) X(4, 0) X(5, 0) X(6, 0) X(7, 0) X(8, 0) X(5, 1) X(6, 1) X(7, 1) X(8, 1)
+#define DENSE_LIST(X) X(F32) X(F16) X(BF16)
+
+#define CODED_FN(bits_, affine_)                                                                  \
+    static void lut##bits_##_##affine_(const job *j, const uint8_t *unit, const float *x,         \
+                                       int64_t ldx, int64_t M, float *y, float *tile)             \
+    {                                                                                             \
+        rows(j, unit, x, ldx, M, y, tile, (kind){.bits = bits_, .affine = affine_});              \
+    }                                                                                             \
+    static void lut##bits_##_##affine_##_zeros(const job *j, const uint8_t *unit, const float *x, \
+                                               int64_t ldx, int64_t M, float *y, float *tile)     \
+    {                                                                                             \
+        rows(j, unit, x, ldx, M, y, tile, (kind){.bits = bits_, .affine = affine_, .zeros = 1});  \
+    }
+CODED_LIST(CODED_FN)
+
+#define DENSE_FN(dtype_)                                                                          \
+    static void dense_##dtype_(const job *j, const uint8_t *unit, const float *x, int64_t ldx,    \
+                               int64_t M, float *y, float *tile)                                  \
+    {                                                                                             \
+        rows(j, unit, x, ldx, M, y, tile, (kind){.dtype = LUTRA_##dtype_});                       \
+    }
+DENSE_LIST(DENSE_FN)
+
+static rows_fn choose(const lu_linear *l)
+{
+#define CODED_CASE(bits_, affine_)                                                                \
+    if (l->bits == bits_ && (l->affine && l->bits >= 5) == affine_)                               \
+        return l->zeros ? lut##bits_##_##affine_##_zeros : lut##bits_##_##affine_;
+    CODED_LIST(CODED_CASE)
+#define DENSE_CASE(dtype_)                                                                        \
+    if (l->dtype == LUTRA_##dtype_)                                                               \
+        return dense_##dtype_;
+    DENSE_LIST(DENSE_CASE)
+    return NULL;
+}
+
+static void x_to_f32(lutra_dtype act, const void *x, int64_t n, float *out)
+{
+    if (act == LUTRA_F32) {
+        memcpy(out, x, (size_t)n * sizeof *out);
+        return;
+    }
+    const uint16_t *h = x;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        vf_store(out + i, vf_load_bf16(h + i));
+    for (; i < n; i++)
+        out[i] = lu_bf16_to_f32(h[i]);
+}
+
+/* One row of x as float32, each group padded with zeros to whole blocks. */
+static void expand_x(const job *j, const void *x, float *out)
+{
+    const lu_linear *l = j->l;
+    const int64_t size = l->bits ? l->group_size : l->k, padded = j->o.group_blocks * j->block;
+    if (size == padded) {
+        x_to_f32(l->act, x, l->k, out);
+        return;
+    }
+    const size_t step = (size_t)size * lutra_dtype_bytes(l->act);
+    for (int64_t g = 0; g < j->o.groups; g++, out += padded) {
+        x_to_f32(l->act, (const uint8_t *)x + (size_t)g * step, size, out);
+        memset(out + size, 0, (size_t)(padded - size) * sizeof *out);
+    }
+}
+
+static int64_t x_stride(int64_t k_padded) { return ((k_padded + 15) & ~(int64_t)15) + X_PAD; }
+
+/* y[m][0..n) = sums[m][0..n) + bias */
+static void put(const float *sums, int64_t M, int64_t n, const float *bias, float *y, int64_t ldy)
+{
+    for (int64_t m = 0; m < M; m++, sums += UNIT_ROWS, y += ldy) {
+        int64_t i = 0;
+        for (; i + LANES <= n; i += LANES) {
+            const vf v = vf_load(sums + i);
+            vf_store(y + i, bias ? vf_add(v, vf_load(bias + i)) : v);
+        }
+        for (; i < n; i++)
+            y[i] = bias ? sums[i] + bias[i] : sums[i];
+    }
+}
+
+static void run(const lu_linear *l, const void *x, int64_t ldx, int64_t M, float *y, int64_t ldy,
+                int64_t unit0, int64_t unit1, void *scratch)
+{
+    const job j = {.l = l,
+                   .o = lu_pack_layout_of(l, UNIT_ROWS),
+                   .t = make_tables(l->bits ? l->bits : 1, l->table),
+                   .block = l->bits ? LU_PACK_BLOCK : 1};
+    const rows_fn fn = choose(l);
+    const int64_t pass = M < MAX_TOKENS ? M : MAX_TOKENS;
+    float *tile = scratch, *sums = tile + LU_LINEAR_SEGMENT * UNIT_ROWS;
+    float *expanded = sums + pass * UNIT_ROWS;
+    const bool direct = l->act == LUTRA_F32 && j.o.k_padded == l->k;
+    const size_t x_row = (size_t)ldx * lutra_dtype_bytes(l->act);
+    for (int64_t m = 0; m < M; m += pass) {
+        const int64_t n_rows = M - m < pass ? M - m : pass;
+        const uint8_t *from = (const uint8_t *)x + (size_t)m * x_row;
+        const float *xf = direct ? (const float *)from : expanded;
+        const int64_t stride = direct ? ldx : x_stride(j.o.k_padded);
+        for (int64_t i = 0; !direct && i < n_rows; i++)
+            expand_x(&j, from + (size_t)i * x_row, expanded + i * stride);
+        for (int64_t u = unit0; u < unit1; u++) {
+            const int64_t row = u * UNIT_ROWS;
+            const int64_t n = l->n - row < UNIT_ROWS ? l->n - row : UNIT_ROWS;
+            fn(&j, (const uint8_t *)l->packed + (size_t)u * l->unit_bytes, xf, stride, n_rows, sums,
+               tile);
+            put(sums, n_rows, n, l->bias ? l->bias + row : NULL, y + m * ldy + row, ldy);
+        }
+    }
+}
+
+static size_t scratch(const lu_linear *l, int64_t M)
+{
+    const int64_t pass = M < MAX_TOKENS ? M : MAX_TOKENS;
+    const int64_t stride = x_stride(lu_pack_layout_of(l, UNIT_ROWS).k_padded);
+    return (size_t)(LU_LINEAR_SEGMENT * UNIT_ROWS + pass * (UNIT_ROWS + stride)) * sizeof(float);
+}
+
+static bool unit_bytes(const lu_linear *l, size_t *out)
+{
+    return lu_pack_unit_bytes(l, UNIT_ROWS, out);
+}
+
+#define LINEAR_VARIANT(name_, level_)                                                             \
+    {                                                                                             \
+        .name = name_, .level = level_, .unit_rows = UNIT_ROWS, .unit_bytes = unit_bytes,         \
+        .pack = lu_pack_units, .run = run, .scratch = scratch                                     \
+    }
+
+#endif

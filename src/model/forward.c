@@ -1,0 +1,330 @@
+/* forward.c - the walk through the layers, and the scratch memory of a pass. Between two branches
+   one loop over rows does everything that is local to a row: the norm of the branch's output (where
+   the class has one), the residual sum, and the norm before the next branch. */
+#include "model/forward.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/context.h"
+#include "base/mem.h"
+#include "model/step.h"
+#include "tensor/convert.h"
+
+/* Elements a thread should find in one chunk of a loop over rows. */
+#define ROW_LOOP_WORK 16384
+#define ALIGNMENT 64
+
+void lu_for_rows(lu_forward *f, int64_t rows, int64_t cols, lu_task task, void *arg)
+{
+    const int64_t grain = ROW_LOOP_WORK / cols;
+    lu_pool_for(f->model->ctx->pool, rows, grain ? grain : 1, task, arg);
+}
+
+void *lu_act_at(const lu_forward *f, void *base, int64_t element)
+{
+    return (uint8_t *)base + (size_t)element * lutra_dtype_bytes(f->model->act);
+}
+
+void lu_store_act(const lu_forward *f, void *dst, int64_t at, const float *src, int64_t n)
+{
+    if (f->model->act == LUTRA_BF16)
+        f->model->ops.f32_to_bf16((uint16_t *)dst + at, src, n);
+    else
+        memcpy((float *)dst + at, src, (size_t)n * sizeof *src);
+}
+
+void lu_tap_float(lu_forward *f, int64_t layer, const char *site, const float *x, int64_t rows,
+                  int64_t cols)
+{
+    if (f->tap)
+        f->tap(f->tap_user, layer, site, x, rows, cols);
+}
+
+void lu_tap_act(lu_forward *f, int64_t layer, const char *site, const void *act, int64_t rows,
+                int64_t cols)
+{
+    if (!f->tap)
+        return;
+    lu_to_f32(f->model->act, act, rows * cols, f->tap_rows);
+    f->tap(f->tap_user, layer, site, f->tap_rows, rows, cols);
+}
+
+/* --- loops over rows -------------------------------------------------------------------------- */
+
+static void embed_rows(void *arg, int64_t begin, int64_t end, int worker)
+{
+    lu_forward *f = arg;
+    const lu_model_config *c = &f->model->config;
+    (void)worker;
+    for (int64_t r = begin; r < end; r++) {
+        const lu_segment *s = &f->segments[f->rows[r].segment];
+        float *x = f->x + r * c->hidden_size;
+        lu_weight_row(&f->model->embedding, s->ids[f->rows[r].pos - s->pos], x);
+        if (c->embed_scale != 1.0f)
+            for (int64_t i = 0; i < c->hidden_size; i++)
+                x[i] *= c->embed_scale;
+        for (int k = 0; k < f->n_ropes; k++)
+            lu_rope_angles(f->inv_freq[k], c->head_dim, f->rows[r].pos,
+                           f->cosines[k] + r * (c->head_dim / 2),
+                           f->sines[k] + r * (c->head_dim / 2));
+    }
+}
+
+typedef struct {
+    lu_forward *f;
+    bool add; /* x += branch first, through out_norm if not NULL */
+    const float *out_norm;
+    const float *in_norm; /* then in = norm of x, if not NULL */
+    int64_t first;        /* row of x that in's row 0 is made from */
+} seam_job;
+
+static void seam_rows(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const seam_job *job = arg;
+    lu_forward *f = job->f;
+    const lu_model_config *c = &f->model->config;
+    const lu_ops *ops = &f->model->ops;
+    const int64_t cols = c->hidden_size;
+    float *tmp = f->row_scratch + worker * cols;
+    for (int64_t r = begin; r < end; r++) {
+        float *x = f->x + (job->first + r) * cols;
+        const float *branch = f->branch + r * cols;
+        if (job->add && job->out_norm) {
+            ops->rmsnorm(tmp, branch, job->out_norm, cols, c->eps, c->arch->norm_offset);
+            branch = tmp;
+        }
+        if (job->add)
+            ops->add(x, branch, cols);
+        if (job->in_norm) {
+            ops->rmsnorm(tmp, x, job->in_norm, cols, c->eps, c->arch->norm_offset);
+            lu_store_act(f, f->in, r * cols, tmp, cols);
+        }
+    }
+}
+
+static void seam(lu_forward *f, seam_job job, int64_t rows)
+{
+    job.f = f;
+    lu_for_rows(f, rows, f->model->config.hidden_size, seam_rows, &job);
+}
+
+/* --- a pass ----------------------------------------------------------------------------------- */
+
+static void place_rows(lu_forward *f, const lu_segment *segments, int64_t n)
+{
+    f->segments = segments;
+    f->n_segments = n;
+    f->n_rows = 0;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t t = 0; t < segments[i].n; t++)
+            f->rows[f->n_rows++] = (lu_row){.segment = i, .pos = segments[i].pos + t};
+}
+
+void lu_forward_run(lu_forward *f, const lu_segment *segments, int64_t n_segments)
+{
+    const lutra_model *m = f->model;
+    const int64_t n_layers = m->config.n_layers, cols = m->config.hidden_size;
+    place_rows(f, segments, n_segments);
+    lu_for_rows(f, f->n_rows, cols, embed_rows, f);
+    lu_tap_float(f, -1, "embedding", f->x, f->n_rows, cols);
+    seam(f, (seam_job){.in_norm = m->layers[0].norm[LU_NORM_ATTN_IN]}, f->n_rows);
+    for (int64_t i = 0; i < n_layers; i++) {
+        const lu_layer *layer = &m->layers[i];
+        lu_attention_branch(f, i);
+        seam(f,
+             (seam_job){.add = true,
+                        .out_norm = layer->norm[LU_NORM_ATTN_OUT],
+                        .in_norm = layer->norm[LU_NORM_MLP_IN]},
+             f->n_rows);
+        lu_mlp_branch(f, i);
+        const float *next = i + 1 < n_layers ? m->layers[i + 1].norm[LU_NORM_ATTN_IN] : NULL;
+        seam(f, (seam_job){.add = true, .out_norm = layer->norm[LU_NORM_MLP_OUT], .in_norm = next},
+             f->n_rows);
+        lu_tap_float(f, i, "layer_out", f->x, f->n_rows, cols);
+    }
+}
+
+typedef struct {
+    const lutra_model *model;
+    float *logits;
+} cap_job;
+
+/* Indices are single logits of all rows. */
+static void cap_logits(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const cap_job *job = arg;
+    (void)worker;
+    job->model->ops.softcap(job->logits + begin, job->model->config.final_softcap, end - begin);
+}
+
+void lu_forward_logits(lu_forward *f, int64_t row, int64_t n, float *out)
+{
+    lutra_model *m = f->model;
+    const int64_t cols = m->config.hidden_size;
+    seam(f, (seam_job){.in_norm = m->final_norm, .first = row}, n);
+    lu_tap_act(f, -1, "final_norm", f->in, n, cols);
+    lu_tap_act(f, -1, m->lm_head.site, f->in, n, cols);
+    lu_product p = {.linear = &m->lm_head.linear, .x = f->in, .rows = n, .y = out};
+    lu_run_products(f, &p, 1);
+    cap_job job = {.model = m, .logits = out};
+    if (m->config.final_softcap > 0.0f)
+        lu_for_rows(f, n * m->config.vocab_size, 1, cap_logits, &job);
+}
+
+/* --- memory ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    void **slot;
+    size_t count, size;
+} buffer;
+
+static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Bytes of kernel scratch one thread may need at once. */
+static lutra_status widest_scratch(void *arg, int64_t layer, lu_module *module, lutra_err *err)
+{
+    lu_forward *f = arg;
+    (void)layer, (void)err;
+    f->scratch_bytes =
+        max_size(f->scratch_bytes, lu_linear_scratch(&module->linear, f->max_expert_rows));
+    return LUTRA_OK;
+}
+
+/* Carves all buffers out of one aligned block. */
+static lutra_status take_arena(lu_forward *f, const buffer *buffers, size_t n, lutra_err *err)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < n; i++) {
+        size_t bytes;
+        if (!lu_mul_size(buffers[i].count, buffers[i].size, &bytes) ||
+            !lu_add_size(bytes, ALIGNMENT, &bytes) ||
+            !lu_add_size(total, bytes / ALIGNMENT * ALIGNMENT, &total))
+            return lu_fail(err, LUTRA_E_LIMIT,
+                           "a pass of %" PRId64 " tokens does not fit the address space",
+                           f->max_rows);
+    }
+    uint8_t *p = f->arena = lu_alloc_aligned(total);
+    if (!p)
+        return lu_fail_nomem(err, total);
+    for (size_t i = 0; i < n; i++) {
+        *buffers[i].slot = p;
+        p += (buffers[i].count * buffers[i].size + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
+    }
+    return LUTRA_OK;
+}
+
+#define BUFFER(field, n)                                  \
+    {                                                     \
+        (void **)&f->field, (size_t)(n), sizeof *f->field \
+    }
+#define ACT_BUFFER(field, n)                                     \
+    {                                                            \
+        &f->field, (size_t)(n), lutra_dtype_bytes(f->model->act) \
+    }
+
+static lutra_status allocate(lu_forward *f, lutra_err *err)
+{
+    const lu_model_config *c = &f->model->config;
+    const int64_t rows = f->max_rows, expert_rows = f->max_expert_rows, h = c->hidden_size;
+    const int64_t q_cols = c->n_heads * c->head_dim, kv_cols = c->n_kv_heads * c->head_dim;
+    const int64_t half = c->head_dim / 2, moe = f->model->layers[0].router.weight.n ? 1 : 0;
+    const int64_t threads = lu_pool_size(f->model->ctx->pool);
+    const buffer buffers[] = {
+        BUFFER(rows, rows),
+        BUFFER(x, rows * h),
+        ACT_BUFFER(in, rows * (h > q_cols ? h : q_cols)),
+        BUFFER(q, rows * q_cols),
+        BUFFER(k, rows * kv_cols),
+        BUFFER(v, rows * kv_cols),
+        BUFFER(attended, rows * q_cols),
+        ACT_BUFFER(mid, expert_rows * c->intermediate_size),
+        BUFFER(gate, expert_rows * c->intermediate_size),
+        BUFFER(up, expert_rows * c->intermediate_size),
+        BUFFER(branch, rows * h),
+        BUFFER(inv_freq[LU_ATTN_FULL], half),
+        BUFFER(inv_freq[LU_ATTN_SLIDING], half),
+        BUFFER(cosines[LU_ATTN_FULL], rows * half),
+        BUFFER(cosines[LU_ATTN_SLIDING], rows * half),
+        BUFFER(sines[LU_ATTN_FULL], rows * half),
+        BUFFER(sines[LU_ATTN_SLIDING], rows * half),
+        BUFFER(products, 2 * c->n_experts + 3),
+        BUFFER(router, moe * rows * c->n_experts),
+        BUFFER(chosen, moe * expert_rows),
+        BUFFER(place, moe * expert_rows),
+        BUFFER(share, moe * expert_rows),
+        BUFFER(first_row, c->n_experts + 1),
+        ACT_BUFFER(gathered, moe * expert_rows * h),
+        BUFFER(expert_out, moe * expert_rows * h),
+        BUFFER(row_scratch, threads * h),
+        {(void **)&f->scratch, (size_t)threads, f->scratch_bytes},
+    };
+    return take_arena(f, buffers, sizeof buffers / sizeof buffers[0], err);
+}
+
+/* Both kinds of layers mostly rotate alike: then one set of angles serves both. */
+static void prepare_ropes(lu_forward *f)
+{
+    const lu_model_config *c = &f->model->config;
+    const size_t bytes = (size_t)(c->head_dim / 2) * sizeof(float);
+    for (int k = 0; k < LU_N_ATTN_KINDS; k++)
+        lu_rope_frequencies(&c->rope[k], c->head_dim, f->inv_freq[k]);
+    f->n_ropes = LU_N_ATTN_KINDS;
+    if (memcmp(f->inv_freq[LU_ATTN_FULL], f->inv_freq[LU_ATTN_SLIDING], bytes) == 0) {
+        f->n_ropes = 1;
+        f->cosines[LU_ATTN_SLIDING] = f->cosines[LU_ATTN_FULL];
+        f->sines[LU_ATTN_SLIDING] = f->sines[LU_ATTN_FULL];
+    }
+}
+
+lutra_status lu_forward_open(lutra_model *m, int64_t max_rows, int64_t max_context,
+                             lu_forward **out, lutra_err *err)
+{
+    lu_forward *f = lu_calloc(1, sizeof *f);
+    if (!f)
+        return lu_fail_nomem(err, sizeof *f);
+    f->model = m;
+    f->max_rows = max_rows;
+    f->max_context = max_context;
+    f->max_expert_rows = max_rows * m->config.n_active;
+    lu_model_each_module(m, widest_scratch, f, NULL);
+    f->scratch_bytes = max_size(f->scratch_bytes,
+                                lu_attend_scratch(max_context, m->config.head_dim) * sizeof(float));
+    f->scratch_bytes =
+        (f->scratch_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; /* each thread's part aligned */
+    const lutra_status status = allocate(f, err);
+    if (status != LUTRA_OK) {
+        lu_forward_close(f);
+        return status;
+    }
+    prepare_ropes(f);
+    *out = f;
+    return LUTRA_OK;
+}
+
+void lu_forward_close(lu_forward *f)
+{
+    if (!f)
+        return;
+    lu_free_aligned(f->arena);
+    lu_free(f->tap_rows);
+    lu_free(f);
+}
+
+int64_t lu_forward_max_rows(const lu_forward *f) { return f->max_rows; }
+
+lutra_status lu_forward_set_tap(lu_forward *f, lu_tap tap, void *user, lutra_err *err)
+{
+    const lu_model_config *c = &f->model->config;
+    int64_t cols = c->hidden_size > c->intermediate_size ? c->hidden_size : c->intermediate_size;
+    if (cols < c->n_heads * c->head_dim)
+        cols = c->n_heads * c->head_dim;
+    if (tap && !f->tap_rows) {
+        f->tap_rows = lu_array((size_t)(f->max_expert_rows * cols), sizeof *f->tap_rows);
+        if (!f->tap_rows)
+            return lu_fail_nomem(err, (size_t)(f->max_expert_rows * cols) * sizeof *f->tap_rows);
+    }
+    f->tap = tap;
+    f->tap_user = user;
+    return LUTRA_OK;
+}

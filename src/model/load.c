@@ -1,0 +1,218 @@
+/* load.c - opening a model: config, tensors, packing. Packing re-orders every weight into the
+   layout its kernel reads, all threads on one matrix at a time, and then gives the mapped pages
+   back, so that the process holds the packed copy only. */
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/context.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "model/slots.h"
+
+void lutra_model_options_init(lutra_model_options *o)
+{
+    memset(o, 0, sizeof *o);
+    o->size = sizeof *o;
+    o->dtype = LUTRA_BF16;
+}
+
+typedef struct {
+    lutra_model *model;
+    int64_t done, total; /* packed bytes */
+} packing;
+
+typedef struct {
+    lu_linear *linear;
+    const lu_weight *weight;
+} pack_job;
+
+static void pack_units(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const pack_job *job = arg;
+    (void)worker;
+    lu_linear_pack(job->linear, job->weight, begin, end);
+}
+
+/* Drops the resident pages of a mapped, packed weight; they come back from the file if read again
+   (tied embeddings are). Only whole pages inside the tensor: neighbours may not be packed yet. */
+static void release_pages(const void *data, size_t bytes)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = ((uintptr_t)data + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)data + bytes) / page * page;
+    if (end > begin)
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
+static size_t stored_bytes(const lu_weight *w, const lutra_format *f)
+{
+    const size_t row = w->dtype == LUTRA_DTYPE_NONE ? lutra_format_row_bytes(f, w->k)
+                                                    : (size_t)w->k * lutra_dtype_bytes(w->dtype);
+    return (size_t)w->n * row;
+}
+
+static lutra_status plan_module(void *arg, int64_t layer, lu_module *module, lutra_err *err)
+{
+    packing *p = arg;
+    const lutra_model *m = p->model;
+    const lutra_status status =
+        lu_linear_plan(&module->weight, m->act, m->level, &module->linear, err);
+    if (status != LUTRA_OK)
+        return layer < 0 ? lu_fail_prefix(err, status, "%s", module->site)
+                         : lu_fail_prefix(err, status, "layer %" PRId64 " %s", layer, module->site);
+    p->total += (int64_t)module->linear.packed_bytes;
+    return LUTRA_OK;
+}
+
+static lutra_status pack_module(void *arg, int64_t layer, lu_module *module, lutra_err *err)
+{
+    packing *p = arg;
+    lutra_model *m = p->model;
+    lu_linear *l = &module->linear;
+    (void)layer;
+    LU_TRY(lu_check_cancel(m->ctx, err));
+    l->packed = lu_alloc_aligned(l->packed_bytes);
+    if (!l->packed)
+        return lu_fail_nomem(err, l->packed_bytes);
+    l->bias = module->bias;
+    pack_job job = {.linear = l, .weight = &module->weight};
+    lu_pool_for(m->ctx->pool, l->n_units, 1, pack_units, &job);
+    release_pages(module->weight.data, stored_bytes(&module->weight, &m->quant.format));
+    p->done += (int64_t)l->packed_bytes;
+    lu_progress(m->ctx, "load", module->site, "bytes", p->done, p->total);
+    return LUTRA_OK;
+}
+
+/* Packed bytes one token reads: all but the experts it is not routed to. */
+static int64_t bytes_per_token(const lutra_model *m)
+{
+    int64_t bytes = (int64_t)m->lm_head.linear.packed_bytes;
+    for (int64_t i = 0; i < m->config.n_layers; i++) {
+        const lu_layer *layer = &m->layers[i];
+        for (int s = LU_SLOT_Q; s <= LU_SLOT_O; s++)
+            bytes += (int64_t)layer->attention[s].linear.packed_bytes;
+        bytes += (int64_t)layer->router.linear.packed_bytes;
+        for (int part = 0; part < LU_N_EXPERT_PARTS; part++)
+            bytes += m->config.n_active * (int64_t)layer->experts[0][part].linear.packed_bytes;
+    }
+    return bytes;
+}
+
+static lutra_status pack(lutra_model *m, lutra_err *err)
+{
+    packing p = {.model = m};
+    LU_TRY(lu_model_each_module(m, plan_module, &p, err));
+    LU_TRY(lu_model_each_module(m, pack_module, &p, err));
+    m->weight_bytes = bytes_per_token(m);
+    return LUTRA_OK;
+}
+
+static lutra_status read_config(lutra_model *m, lutra_err *err)
+{
+    const char *folder = lu_checkpoint_path(m->files);
+    json_t *config = lu_checkpoint_json(m->files), *generation = NULL;
+    if (!config)
+        return lu_fail(err, LUTRA_E_ARG,
+                       "%s: a single file is not a model, expected a folder with config.json",
+                       folder);
+    char *what = lu_path_join(folder, "config.json");
+    char *generation_path = lu_path_join(folder, "generation_config.json");
+    lutra_status status =
+        what && generation_path ? LUTRA_OK : lu_fail_nomem(err, strlen(folder) + 32);
+    if (status == LUTRA_OK && lu_path_exists(generation_path))
+        status = lu_json_load(generation_path, &generation, err);
+    if (status == LUTRA_OK)
+        status = lu_model_config_read(what, config, generation, &m->config, err);
+    if (status == LUTRA_OK)
+        status = lu_quant_config_read(config, &m->quantized, &m->quant, err);
+    json_decref(generation);
+    lu_free(what);
+    lu_free(generation_path);
+    return status;
+}
+
+static lutra_status open_into(lutra_model *m, const char *path, lutra_err *err)
+{
+    LU_TRY(lu_level_parse(m->ctx->options.cpu, &m->level, err));
+    lu_ops_fill(&m->ops, m->level);
+    LU_TRY(lu_checkpoint_open(path, &m->files, err));
+    LU_TRY(read_config(m, err));
+    LU_TRY(lu_model_bind(m, err));
+    return pack(m, err);
+}
+
+lutra_status lutra_model_open(lutra_ctx *ctx, const char *path, const lutra_model_options *opts,
+                              lutra_model **out, lutra_err *err)
+{
+    lutra_model_options o;
+    lutra_model_options_init(&o);
+    if (opts)
+        memcpy(&o, opts, opts->size < sizeof o ? opts->size : sizeof o);
+    if (o.dtype != LUTRA_BF16 && o.dtype != LUTRA_F32)
+        return lu_fail(err, LUTRA_E_ARG, "model dtype is %s, expected BF16 or F32",
+                       lutra_dtype_name(o.dtype));
+    lutra_model *m = lu_calloc(1, sizeof *m);
+    if (!m)
+        return lu_fail_nomem(err, sizeof *m);
+    m->ctx = ctx;
+    m->act = o.dtype;
+    const lutra_status status = open_into(m, path, err);
+    if (status != LUTRA_OK) {
+        lutra_model_close(m);
+        return status;
+    }
+    *out = m;
+    return LUTRA_OK;
+}
+
+static lutra_status free_module(void *arg, int64_t layer, lu_module *module, lutra_err *err)
+{
+    (void)arg, (void)layer, (void)err;
+    lu_free_aligned(module->linear.packed);
+    lu_free(module->bias);
+    return LUTRA_OK;
+}
+
+void lutra_model_close(lutra_model *m)
+{
+    if (!m)
+        return;
+    lu_model_each_module(m, free_module, NULL, NULL);
+    for (int64_t i = 0; m->layers && i < m->config.n_layers; i++) {
+        for (int s = 0; s < LU_N_NORMS; s++)
+            lu_free(m->layers[i].norm[s]);
+        lu_free(m->layers[i].experts);
+    }
+    lu_free(m->layers);
+    lu_free(m->final_norm);
+    if (m->quantized)
+        lu_quant_config_free(&m->quant);
+    lutra_checkpoint_close(m->files);
+    lu_free(m);
+}
+
+void lutra_model_get_info(const lutra_model *m, lutra_model_info *out)
+{
+    const lu_model_config *c = &m->config;
+    *out = (lutra_model_info){
+        .n_layers = c->n_layers,
+        .hidden_size = c->hidden_size,
+        .intermediate_size = c->intermediate_size,
+        .n_heads = c->n_heads,
+        .n_kv_heads = c->n_kv_heads,
+        .head_dim = c->head_dim,
+        .vocab_size = c->vocab_size,
+        .max_context = c->max_context,
+        .n_params = m->n_params,
+        .weight_bytes = m->weight_bytes,
+        .bos_id = c->bos_id,
+        .n_eos = c->n_eos,
+    };
+    strncpy(out->architecture, c->arch->name, sizeof out->architecture - 1);
+    memcpy(out->eos_id, c->eos_id, sizeof out->eos_id);
+    if (m->quantized)
+        lutra_format_spec(&m->quant.format, out->format, sizeof out->format);
+}

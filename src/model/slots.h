@@ -1,0 +1,55 @@
+/* slots.h - what an opened model is inside: the architecture row's slots bound to tensors, the
+   weights packed for this machine. forward.h runs it. */
+#ifndef LU_MODEL_SLOTS_H
+#define LU_MODEL_SLOTS_H
+
+#include "io/checkpoint.h"
+#include "kern/linear.h"
+#include "lutra/model.h"
+#include "model/config.h"
+
+/* One linear layer: y = x W^T + b. */
+typedef struct lu_module {
+    char site[48];    /* name inside its layer, e.g. "self_attn.q_proj"; "lm_head" */
+    lu_weight weight; /* as the checkpoint holds it; mapped, borrowed from the model's files */
+    lu_linear linear; /* as the kernels read it; .packed and .bias are owned */
+    float *bias;      /* [n] or NULL */
+} lu_module;
+
+typedef enum lu_expert_part { LU_GATE, LU_UP, LU_DOWN, LU_N_EXPERT_PARTS } lu_expert_part;
+
+typedef struct lu_layer {
+    float *norm[LU_N_NORMS];            /* [hidden_size] float32; NULL where the class has none */
+    lu_module attention[LU_SLOT_O + 1]; /* Q, K, V, O */
+    lu_module router;                   /* n = 0 in dense blocks */
+    lu_module (*experts)[LU_N_EXPERT_PARTS]; /* [n_experts]; dense blocks have one */
+} lu_layer;
+
+struct lutra_model {
+    lutra_ctx *ctx;
+    lutra_checkpoint *files;
+    lu_model_config config;
+    bool quantized;
+    lu_quant_config quant;
+    lutra_dtype act; /* F32 or BF16: matmul inputs and KV cache */
+    lu_level level;
+    lu_ops ops;
+    lu_weight embedding;
+    float *final_norm;
+    lu_module lm_head;
+    lu_layer *layers;
+    int64_t n_params;
+    int64_t weight_bytes;
+};
+
+/* bind.c: finds every tensor of the architecture row, checks its shape, converts norms and biases
+   to float32. Fails naming the tensor, what was found and what was expected. Allocates into m;
+   lutra_model_close frees also a half-bound model. */
+lutra_status lu_model_bind(lutra_model *m, lutra_err *err);
+
+/* Calls visit for every module of the model, in layer order, lm_head last. Stops on failure. */
+typedef lutra_status (*lu_module_visit)(void *arg, int64_t layer, lu_module *module,
+                                        lutra_err *err);
+lutra_status lu_model_each_module(lutra_model *m, lu_module_visit visit, void *arg, lutra_err *err);
+
+#endif

@@ -1,0 +1,82 @@
+/* step.h - the inside of a forward pass, shared by the files that compute its parts: forward.c the
+   walk, self_attention.c and mlp.c the two branches of a block, product.c the matrix products.
+
+   x is the residual stream, float32. Inputs of linears are rounded to the model's activation type
+   ("act": bf16 or float32) in the act buffers; outputs of linears are float32.
+
+       x ─ norm ─▶ in ─ q k v ─▶ q, k, v ─ rope ─▶ kv cache ─ attend ─▶ in ─ o ─▶ branch ─▶ + x
+       x ─ norm ─▶ in ─ gate up ─▶ gate, up ─ act ─▶ mid ─ down ─▶ branch ─▶ + x                 */
+#ifndef LU_MODEL_STEP_H
+#define LU_MODEL_STEP_H
+
+#include "base/pool.h"
+#include "model/forward.h"
+
+/* One y = x W^T of a batch of products that run in a single loop over all their units. */
+typedef struct lu_product {
+    const lu_linear *linear;
+    const void *x; /* act, dense rows of linear->k */
+    int64_t rows;
+    float *y;           /* dense rows of linear->n */
+    int64_t first_unit; /* set by lu_run_products */
+} lu_product;
+
+/* Where a row of the pass belongs. */
+typedef struct lu_row {
+    int64_t segment, pos;
+} lu_row;
+
+struct lu_forward {
+    lutra_model *model;
+    int64_t max_rows, max_context;
+    int64_t max_expert_rows; /* max_rows * experts per token */
+    const lu_segment *segments;
+    int64_t n_segments, n_rows;
+    void *arena; /* holds every buffer below */
+    lu_row *rows;
+    float *x; /* [rows][hidden] */
+    void *in; /* act [rows][max(hidden, heads * head_dim)] */
+    float *q, *k, *v, *attended;
+    void *mid; /* act [expert rows][intermediate] */
+    float *gate, *up;
+    float *branch;                                            /* [rows][hidden] */
+    int n_ropes;                                              /* 1: the kinds share their angles */
+    float *inv_freq[LU_N_ATTN_KINDS];                         /* [head_dim / 2] */
+    float *cosines[LU_N_ATTN_KINDS], *sines[LU_N_ATTN_KINDS]; /* [rows][head_dim / 2] */
+    lu_product *products;
+    float *router;      /* [rows][experts] */
+    int64_t *chosen;    /* [rows][active]: experts of a row, ascending */
+    int64_t *place;     /* [rows][active]: its row among the gathered ones */
+    float *share;       /* [rows][active]: weight in the sum */
+    int64_t *first_row; /* [experts + 1]: gathered rows of expert e are first_row[e].. */
+    void *gathered;     /* act [expert rows][hidden] */
+    float *expert_out;  /* [expert rows][hidden] */
+    uint8_t *scratch;   /* [threads][scratch_bytes] for kernels */
+    size_t scratch_bytes;
+    float *row_scratch; /* [threads][hidden] */
+    lu_tap tap;
+    void *tap_user;
+    float *tap_rows; /* [max rows of any site][its columns] while a tap is set */
+};
+
+/* A loop over rows: cheap work per row, cols floats each. Runs inline when short. */
+void lu_for_rows(lu_forward *f, int64_t rows, int64_t cols, lu_task task, void *arg);
+
+/* Runs all products, their units shared by all threads in one loop. */
+void lu_run_products(lu_forward *f, lu_product *products, int64_t n);
+
+/* dst (act) = src rounded to the activation type, n elements from element `at` of dst. */
+void lu_store_act(const lu_forward *f, void *dst, int64_t at, const float *src, int64_t n);
+void *lu_act_at(const lu_forward *f, void *base, int64_t element);
+
+/* Hands rows to the tap, if there is one. */
+void lu_tap_act(lu_forward *f, int64_t layer, const char *site, const void *act, int64_t rows,
+                int64_t cols);
+void lu_tap_float(lu_forward *f, int64_t layer, const char *site, const float *x, int64_t rows,
+                  int64_t cols);
+
+/* From f->in (normed) to f->branch. */
+void lu_attention_branch(lu_forward *f, int64_t layer);
+void lu_mlp_branch(lu_forward *f, int64_t layer);
+
+#endif
