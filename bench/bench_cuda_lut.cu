@@ -20,7 +20,7 @@
 #include <cstring>
 #include <vector>
 
-#include "../src/kern/cuda/lut_matmul.h"
+#include "kern/cuda/lut_matmul.h"
 
 #define CHECK(e)                                                                                  \
     do {                                                                                          \

@@ -17,19 +17,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "lut_layout.cuh"
-
-#ifndef LUT_W1
-#define LUT_W1 16
-#define LUT_W2 16
-#define LUT_W4 8
-#define LUT_PRE 1
-#endif
-#ifndef LUT_SLOTS4
-#define LUT_SLOTS4 4
-#define LUT_SLOTS3 6
-#define LUT_SLOTS2 8
-#endif
+#include "kern/cuda/lut_layout.cuh"
 
 /* The table fills the shared-memory addresses 64 K to 128 K, so that an address is bytes (0, 1,
    code, lane) and needs no addition. Sums lie below and above it. */
@@ -37,11 +25,15 @@
 #define LUT_TABLE_BYTES 0x10000
 #define LUT_BELOW_BYTES (63 * 1024) /* the system keeps the first KB */
 
+/* Tokens of one launch; fewer where zero points or odd rows of x take registers. */
+#define LUT_TOKENS 32
+#define LUT_GENERAL_TOKENS 16
+
 /* Most warps of a block and units in flight per warp: what the register file allows. */
 template <int B, int NT> struct lut_plan {
-    static const int warps = NT == 1 ? LUT_W1 : NT == 2 ? LUT_W2 : LUT_W4;
-    static const bool fetch_x_ahead = NT <= LUT_PRE;
-    static const int slots = B == 8 ? 2 : B == 4 ? LUT_SLOTS4 : B == 3 ? LUT_SLOTS3 : LUT_SLOTS2;
+    static const int warps = NT <= 2 ? 16 : 12;
+    static const bool fetch_x_ahead = NT == 1;
+    static const int slots = B == 8 ? 2 : B == 4 ? (NT < 4 ? 4 : 3) : B == 3 ? 5 : 6; /* at most 8 */
 };
 
 struct lut_gemv_args {
@@ -494,10 +486,6 @@ static __global__ void __launch_bounds__(lut_plan<B, NT>::warps * 32, 1) lut_gem
 #undef LUT_LOAD
 }
 
-/* One translation unit per B defines its instance. nt: blocks of 8 tokens, 1, 2 or 4. */
-template <int B>
-int lut_gemv_launch(const lut_gemv_args &a, int nt, int bf16, int parts, int general, const cudaLaunchConfig_t *config);
-
 template <int B, int NT, bool BF16, int PARTS, bool GENERAL>
 static int lut_gemv_start(const lut_gemv_args &a, const cudaLaunchConfig_t *config)
 {
@@ -509,40 +497,32 @@ static int lut_gemv_start(const lut_gemv_args &a, const cudaLaunchConfig_t *conf
     return (int)cudaLaunchKernelEx(config, lut_gemv<B, NT, BF16, PARTS, GENERAL>, a);
 }
 
-#ifdef LUT_QUICK
-template <int B, int NT, bool BF16>
+template <int B, bool BF16, int NT>
 static int lut_gemv_pick(const lut_gemv_args &a, int parts, int general, const cudaLaunchConfig_t *config)
 {
-    if (parts == 2 && !general && NT == 1 && B == 4) return lut_gemv_start<B, NT, BF16, 2, false>(a, config);
-    if (parts != 1 || general || (BF16 && NT > 1)) return 0;
-    return lut_gemv_start<B, NT, BF16, 1, false>(a, config);
-}
-#else
-template <int B, int NT, bool BF16>
-static int lut_gemv_pick(const lut_gemv_args &a, int parts, int general, const cudaLaunchConfig_t *config)
-{
-    if (parts == 4)
-        return lut_gemv_start<B, NT, BF16, 4, true>(a, config);
-    if (parts == 2)
-        return general ? lut_gemv_start<B, NT, BF16, 2, true>(a, config) : lut_gemv_start<B, NT, BF16, 2, false>(a, config);
-    return general ? lut_gemv_start<B, NT, BF16, 1, true>(a, config) : lut_gemv_start<B, NT, BF16, 1, false>(a, config);
-}
-#endif
-
-template <int B, bool BF16>
-static int lut_gemv_tokens(const lut_gemv_args &a, int nt, int parts, int general, const cudaLaunchConfig_t *config)
-{
-    return nt == 1   ? lut_gemv_pick<B, 1, BF16>(a, parts, general, config)
-           : nt == 2 ? lut_gemv_pick<B, 2, BF16>(a, parts, general, config)
-                     : lut_gemv_pick<B, 4, BF16>(a, parts, general, config);
-}
-
-#define LUT_GEMV_INSTANTIATE(B)                                                                   \
-    template <> int lut_gemv_launch<B>(const lut_gemv_args &a, int nt, int bf16, int parts,       \
-                                       int general, const cudaLaunchConfig_t *config)             \
-    {                                                                                             \
-        return bf16 ? lut_gemv_tokens<B, true>(a, nt, parts, general, config)                     \
-                    : lut_gemv_tokens<B, false>(a, nt, parts, general, config);                   \
+    if (parts == 1 && !general)
+        return lut_gemv_start<B, NT, BF16, 1, false>(a, config);
+#ifndef LUT_QUICK
+    if (parts == 2 && !general)
+        return lut_gemv_start<B, NT, BF16, 2, false>(a, config);
+    if (NT <= LUT_GENERAL_TOKENS / 8) {
+        const int at_most = NT <= LUT_GENERAL_TOKENS / 8 ? NT : 1;
+        return parts == 1   ? lut_gemv_start<B, at_most, BF16, 1, true>(a, config)
+               : parts == 2 ? lut_gemv_start<B, at_most, BF16, 2, true>(a, config)
+                            : lut_gemv_start<B, at_most, BF16, 4, true>(a, config);
     }
+#endif
+    return (int)cudaErrorNotSupported;
+}
+
+/* Launches the kernel for nt (1, 2 or 4) blocks of 8 tokens. One source file per B and type
+   instantiates it. general: zero points, groups of 32, or rows of x that are not vectors. */
+template <int B, bool BF16>
+int lut_gemv_launch(const lut_gemv_args &a, int nt, int parts, int general, const cudaLaunchConfig_t *config)
+{
+    return nt == 1   ? lut_gemv_pick<B, BF16, 1>(a, parts, general, config)
+           : nt == 2 ? lut_gemv_pick<B, BF16, 2>(a, parts, general, config)
+                     : lut_gemv_pick<B, BF16, 4>(a, parts, general, config);
+}
 
 #endif

@@ -1,15 +1,24 @@
 /* lut_matmul.cu - the face of lut_matmul.h: how the work is cut and which kernel runs. */
-#include "lut_matmul.h"
+#include "kern/cuda/lut_matmul.h"
 
-#include "lut_gemv.cuh"
-#include "lut_plain.cuh"
+#include "kern/cuda/lut_gemv.cuh"
+#include "kern/cuda/lut_plain.cuh"
 
-template <> int lut_gemv_launch<2>(const lut_gemv_args &, int, int, int, int, const cudaLaunchConfig_t *);
-template <> int lut_gemv_launch<3>(const lut_gemv_args &, int, int, int, int, const cudaLaunchConfig_t *);
-template <> int lut_gemv_launch<4>(const lut_gemv_args &, int, int, int, int, const cudaLaunchConfig_t *);
-template <> int lut_gemv_launch<8>(const lut_gemv_args &, int, int, int, int, const cudaLaunchConfig_t *);
+typedef int launcher(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<2, false>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<2, true>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<3, false>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<3, true>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<4, false>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<4, true>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<8, false>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<8, true>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
 
-#define MAX_TOKENS 32 /* of one launch */
+/* By bits a code takes (2, 3, 4, 8), then activation type. */
+static launcher *const launchers[4][2] = {{lut_gemv_launch<2, false>, lut_gemv_launch<2, true>},
+                                          {lut_gemv_launch<3, false>, lut_gemv_launch<3, true>},
+                                          {lut_gemv_launch<4, false>, lut_gemv_launch<4, true>},
+                                          {lut_gemv_launch<8, false>, lut_gemv_launch<8, true>}};
 
 int lu_cuda_device_get(int ordinal, lu_cuda_device *out)
 {
@@ -43,12 +52,12 @@ static void choose_warps(int64_t bricks, int64_t strips, int max_warps, lut_gemv
 }
 
 static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_lut *w, const lu_cuda_lut_call *call,
-                  lut_gemv_args &a)
+                  lut_gemv_args &a, int general)
 {
     const int nt = a.m > 16 ? 4 : a.m > 8 ? 2 : 1;
     const int grid = a.n_strips < dev->sm_count ? a.n_strips : dev->sm_count;
     const int most = (a.n_strips + grid - 1) / grid; /* strips of a block */
-    choose_warps(a.n_bricks, most, nt > 2 ? LUT_W4 : nt > 1 ? LUT_W2 : LUT_W1, &a);
+    choose_warps(a.n_bricks, most, nt > 2 ? lut_plan<4, 4>::warps : lut_plan<4, 1>::warps, &a);
     a.token_pairs = nt > 1 || a.m > 6 ? 4 : (a.m + 1) / 2;
     const int per_strip = a.n_wk * nt * 8 * a.token_pairs * (int)sizeof(float4);
     const int above = dev->shared_bytes - LUT_TABLE_AT - LUT_TABLE_BYTES;
@@ -57,7 +66,6 @@ static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_l
     const int passes = (most + room - 1) / room;
     a.pass_strips = ((most + passes - 1) / passes + a.n_ws - 1) / a.n_ws * a.n_ws;
     a.strips_below = below < a.pass_strips ? below : a.pass_strips;
-    const int general = w->zeros != NULL || !a.x_vector;
     cudaLaunchConfig_t config = {};
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -68,10 +76,7 @@ static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_l
     config.stream = (cudaStream_t)call->stream;
     config.attrs = &early;
     config.numAttrs = call->overlap && dev->capability >= 90 ? 1 : 0;
-    return s.slot_bits == 2   ? lut_gemv_launch<2>(a, nt, w->bf16, s.parts, general, &config)
-           : s.slot_bits == 3 ? lut_gemv_launch<3>(a, nt, w->bf16, s.parts, general, &config)
-           : s.slot_bits == 4 ? lut_gemv_launch<4>(a, nt, w->bf16, s.parts, general, &config)
-                              : lut_gemv_launch<8>(a, nt, w->bf16, s.parts, general, &config);
+    return launchers[s.slot_bits == 8 ? 3 : s.slot_bits - 2][w->bf16 != 0](a, nt, s.parts, general, &config);
 }
 
 int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu_cuda_lut_call *call)
@@ -99,11 +104,13 @@ int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu
     a.x_vector = call->ldx % 8 == 0 && (uintptr_t)call->x % 16 == 0 && w->k % 8 == 0;
     for (int i = 0; i < 1 << w->bits; i++)
         a.table[i] = w->table[i];
-    for (int64_t m0 = 0; m0 < call->m; m0 += MAX_TOKENS) {
-        a.m = (int)(call->m - m0 < MAX_TOKENS ? call->m - m0 : MAX_TOKENS);
+    const int general = w->zeros != NULL || !a.x_vector || s.parts == 4;
+    const int tokens = general ? LUT_GENERAL_TOKENS : LUT_TOKENS;
+    for (int64_t m0 = 0; m0 < call->m; m0 += tokens) {
+        a.m = (int)(call->m - m0 < tokens ? call->m - m0 : tokens);
         a.x = call->x + m0 * call->ldx;
         a.y = call->y + m0 * call->ldy;
-        const int e = launch(dev, s, w, call, a);
+        const int e = launch(dev, s, w, call, a, general);
         if (e)
             return e;
     }

@@ -3,8 +3,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "lut_layout.cuh"
-#include "lut_matmul.h"
+#include "kern/cuda/lut_layout.cuh"
+#include "kern/cuda/lut_matmul.h"
 
 namespace {
 

@@ -3,7 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "lut_plain.cuh"
+#include "kern/cuda/lut_plain.cuh"
 
 namespace {
 

@@ -2,7 +2,7 @@
 #ifndef LU_KERN_CUDA_LUT_PLAIN_CUH
 #define LU_KERN_CUDA_LUT_PLAIN_CUH
 
-#include "lut_matmul.h"
+#include "kern/cuda/lut_matmul.h"
 
 int lut_plain_launch(const lu_cuda_lut *w, const lu_cuda_lut_call *call);
 
