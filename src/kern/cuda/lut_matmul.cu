@@ -36,14 +36,15 @@ int lu_cuda_device_get(int ordinal, lu_cuda_device *out)
     return 0;
 }
 
-/* Warps along K and along strips: fewest units for the busiest warp, then fewest reads of x. */
-static void choose_warps(int64_t bricks, int64_t strips, int max_warps, lut_gemv_args *a)
+/* Warps along K and along strips: least time of the busiest warp, in units; fetching a chunk's
+   activations takes about as long as a unit. */
+static void choose_warps(int64_t chunks, int64_t strips, int max_warps, lut_gemv_args *a)
 {
     int64_t best = INT64_MAX;
     for (int ws = 1; ws <= max_warps; ws++)
         for (int wk = max_warps / ws; wk >= 1; wk--) {
-            const int64_t units = ((bricks + wk - 1) / wk) * ((strips + ws - 1) / ws);
-            if (wk <= bricks && units < best) {
+            const int64_t units = ((chunks + wk - 1) / wk) * ((strips + ws - 1) / ws + 1);
+            if (wk <= chunks && units < best) {
                 best = units;
                 a->n_wk = wk;
                 a->n_ws = ws;
@@ -57,12 +58,18 @@ static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_l
     const int nt = a.m > 16 ? 4 : a.m > 8 ? 2 : 1;
     const int grid = a.n_strips < dev->sm_count ? a.n_strips : dev->sm_count;
     const int most = (a.n_strips + grid - 1) / grid; /* strips of a block */
-    choose_warps(a.n_bricks, most, nt > 2 ? lut_plan<4, 4>::warps : lut_plan<4, 1>::warps, &a);
+    const int pairs = nt == 1 && s.slot_bits < 8 && !general; /* bricks per unit: lut_plan */
+    choose_warps(pairs ? (a.n_bricks + 1) / 2 : a.n_bricks, most,
+                 nt > 2 ? lut_plan<4, 4, false>::warps : lut_plan<4, 1, false>::warps, &a);
     a.token_pairs = nt > 1 || a.m > 6 ? 4 : (a.m + 1) / 2;
     const int per_strip = a.n_wk * nt * 8 * a.token_pairs * (int)sizeof(float4);
     const int above = dev->shared_bytes - LUT_TABLE_AT - LUT_TABLE_BYTES;
+    if (above < 0)
+        return (int)cudaErrorNotSupported; /* chips with under 128 KB of shared memory per block */
     const int below = LUT_BELOW_BYTES / per_strip;
     const int room = (below + above / per_strip) / a.n_ws * a.n_ws;
+    if (room < 1)
+        return (int)cudaErrorNotSupported;
     const int passes = (most + room - 1) / room;
     a.pass_strips = ((most + passes - 1) / passes + a.n_ws - 1) / a.n_ws * a.n_ws;
     a.strips_below = below < a.pass_strips ? below : a.pass_strips;

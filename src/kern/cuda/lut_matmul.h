@@ -7,7 +7,8 @@
    are added in a fixed order and no float atomics are used. Any M >= 0, any N and K, any group that
    divides K; groups that are neither a multiple of 32 nor the whole row take a slow plain kernel.
    All pointers marked device are device memory; calls are asynchronous on `stream` (a
-   cudaStream_t). Functions return 0, a cudaError_t, or LU_CUDA_E_SHAPE for arguments that make no
+   cudaStream_t). The chip needs 128 KB of shared memory per block (compute capability 8.0, 9.0, 10.0);
+   others get cudaErrorNotSupported. Functions return 0, a cudaError_t, or LU_CUDA_E_SHAPE for arguments that make no
    sense. */
 #ifndef LU_KERN_CUDA_LUT_MATMUL_H
 #define LU_KERN_CUDA_LUT_MATMUL_H
