@@ -97,9 +97,15 @@ static void convert_elements(const lu_linear *l, const lu_weight *w, int64_t row
         memcpy(out, in, (size_t)n * size);
         return;
     }
-    for (int64_t i = 0; i < n; i++) {
-        const float v = w->dtype == LUTRA_F32 ? ((const float *)in)[i]
-                                              : f16_value(((const uint16_t *)in)[i]);
+    for (int64_t i = 0; i < n; i++) { /* a mapped file may hold the row at any byte */
+        float v;
+        uint16_t h;
+        if (w->dtype == LUTRA_F32) {
+            memcpy(&v, in + 4 * i, sizeof v);
+        } else {
+            memcpy(&h, in + 2 * i, sizeof h);
+            v = f16_value(h);
+        }
         ((uint16_t *)out)[i] = lu_f32_to_bf16(v);
     }
 }

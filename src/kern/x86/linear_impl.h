@@ -22,7 +22,12 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
+#if !defined(__has_feature)
+#define __has_feature(x) 0
+#endif
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define UNROLL /* each unrolled access would carry its checks: minutes of compile time */
+#elif defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 32")
@@ -192,7 +197,7 @@ static void all_tokens(const float *tile, int64_t n, const float *x, int64_t ldx
     switch (M) {
     case 1: tokens(1, tile, n, x, ldx, scale, y); break;
     case 2: tokens(2, tile, n, x, ldx, scale, y); break;
-#if LU_LINEAR_TOKENS > 3
+#if defined(__AVX512F__) /* TOKENS is 6 */
     case 3: tokens(3, tile, n, x, ldx, scale, y); break;
     case 4: tokens(4, tile, n, x, ldx, scale, y); break;
     case 5: tokens(5, tile, n, x, ldx, scale, y); break;
@@ -232,7 +237,7 @@ INLINE void rows(const job *j, const uint8_t *unit, const float *x, int64_t ldx,
         many_rows(j, unit, x, ldx, M, y, tile, f);
         return;
     }
-#if LU_LINEAR_TOKENS > 3
+#if defined(__AVX512F__) /* TOKENS is 6 */
     for (; f.bits <= 4 && M >= 4; M -= 4, x += 4 * ldx, y += 4 * UNIT_ROWS)
         few_rows(4, j, unit, x, ldx, y, f);
 #endif
