@@ -9,8 +9,10 @@
          table; lm4 reaches further and maps it to its end. No value is 0: a weight of 0 becomes the
          low one of the two next to it (groups of zeros stay zeros), so sparse weights want another
          table. tests/unit/test_lloyd_max.c derives the numbers.
-   intB  two's complement integers. The largest weight maps to 2^(B-1)-1, so that the range is the
-         same on both sides and the lowest code is left for methods that move weights.
+   intB  two's complement integers. The largest weight maps to 2^(B-1)-0.5, half of the 2^B-1 steps
+         (GPTQ, compressed-tensors): the range has the lowest code in it, and the largest positive
+         weight is half a step beyond the highest code. 2^(B-1)-1 leaves the lowest code unused, at
+         2 bits one of four (perplexities in docs/accuracy.md).
    fpB   sign and a tiny float. fp4 is E2M1 as in OCP MX. fp3 is E2M0 rather than E1M1: on Gaussian
          weights in groups of 64 (128) its mean squared error is 0.051 (0.057) against 0.063
          (0.075). fp2 is E1M0; +-1, +-2 without a zero is worse (0.59 against 0.52). Both
@@ -64,13 +66,13 @@ static const lu_codebook codebooks[] = {
      2.732589571f},
     {"lm3", "3-bit Lloyd-Max", 3, false, lm3, 2.596110765f},
     {"lm2", "2-bit Lloyd-Max: the choice at 2 bits", 2, false, lm2, 2.596110765f},
-    {"int2", "2-bit integer; :asym adds a zero point", 2, true, NULL, 1},
-    {"int3", "3-bit integer; :asym adds a zero point", 3, true, NULL, 3},
-    {"int4", "4-bit integer; :asym adds a zero point", 4, true, NULL, 7},
-    {"int5", "5-bit integer; :asym adds a zero point", 5, true, NULL, 15},
-    {"int6", "6-bit integer; :asym adds a zero point", 6, true, NULL, 31},
-    {"int7", "7-bit integer; :asym adds a zero point", 7, true, NULL, 63},
-    {"int8", "8-bit integer, close to lossless; :asym adds a zero point", 8, true, NULL, 127},
+    {"int2", "2-bit integer; :asym adds a zero point", 2, true, NULL, 1.5f},
+    {"int3", "3-bit integer; :asym adds a zero point", 3, true, NULL, 3.5f},
+    {"int4", "4-bit integer; :asym adds a zero point", 4, true, NULL, 7.5f},
+    {"int5", "5-bit integer; :asym adds a zero point", 5, true, NULL, 15.5f},
+    {"int6", "6-bit integer; :asym adds a zero point", 6, true, NULL, 31.5f},
+    {"int7", "7-bit integer; :asym adds a zero point", 7, true, NULL, 63.5f},
+    {"int8", "8-bit integer, close to lossless; :asym adds a zero point", 8, true, NULL, 127.5f},
     {"fp4", "4-bit float E2M1", 4, false, fp4, 6},
     {"fp3", "3-bit float E2M0", 3, false, fp3, 4},
     {"fp2", "2-bit float E1M0: -1, 0, 1", 2, false, fp2, 1},

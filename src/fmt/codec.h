@@ -9,6 +9,7 @@
      code          of v[r], r = the number of pivots strictly below w: the nearest value, and a
                    weight midway between two takes the lower one
      decode        scale * (table[code] - zero_value)
+   That is the range rule minmax; mse (kern/encode_range.c) multiplies lo and hi by a factor first.
    round() is to scale_dtype, and lifts a scale that would underflow to the smallest allowed. The
    codes are chosen for the rounded scale. A group of zeros has scale 0 and the code of the value
    nearest to 0 (asymmetric: zero = 0 and code 0). */
