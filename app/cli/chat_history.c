@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/mem.h"
 
 lutra_status chat_history_open(chat_history *h, const char *system, lutra_err *err)
@@ -119,17 +120,23 @@ lutra_status chat_history_fed(chat_history *h, const lutra_session *s, const int
 lutra_status chat_history_save(const chat_history *h, const char *path, lutra_err *err)
 {
     json_t *list = json_array();
+    bool complete = list != NULL;
     for (int i = 0; i < h->n; i++) {
-        json_t *m = json_object();
-        json_object_set_new(m, "role", json_string(h->messages[i].role));
-        json_object_set_new(m, "content", json_string(h->messages[i].content));
-        json_array_append_new(list, m);
+        json_error_t why;
+        json_t *m = json_pack_ex(&why, 0, "{s:s, s:s}", "role", h->messages[i].role, "content",
+                                 h->messages[i].content);
+        if (!m && json_error_code(&why) == json_error_invalid_utf8) {
+            json_decref(list);
+            return lu_fail(err, LUTRA_E_FORMAT, "message %d is not UTF-8, which JSON cannot hold",
+                           i + 1);
+        }
+        complete = json_array_append_new(list, m) == 0 && complete;
     }
-    char *text = list ? json_dumps(list, JSON_INDENT(2)) : NULL;
+    char *text = complete ? lu_json_dump(list, JSON_INDENT(2), NULL) : NULL;
     json_decref(list);
     if (!text)
         return lu_fail_nomem(err, 0);
     const lutra_status status = lu_file_write(path, text, strlen(text), err);
-    free(text);
+    lu_free(text);
     return status;
 }

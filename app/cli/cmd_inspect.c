@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/mem.h"
 #include "cli.h"
 
@@ -64,7 +65,8 @@ static int64_t weights_of_codes(const overview *v, const lutra_tensor *t)
 static void read_config(const lutra_checkpoint *c, overview *v)
 {
     const char *text = lutra_checkpoint_config(c);
-    v->config = text ? json_loads(text, 0, NULL) : NULL;
+    if (text) /* parsed once already: lutra_checkpoint_open refuses what is no JSON */
+        (void)lu_json_parse("config.json", text, strlen(text), false, &v->config, NULL);
     v->quant = json_object_get(v->config, "quantization_config");
     const char *method = json_string_value(json_object_get(v->quant, "quant_method"));
     v->ours = method && strcmp(method, "lutra") == 0;

@@ -8,7 +8,7 @@
 #include "interrupt.h"
 
 typedef struct settings {
-    const char *format, *table, *group_size, *scale_dtype;
+    const char *format, *table, *group_size, *scale_dtype, *range;
     bool symmetric, asymmetric, dry_run, overwrite, restart, json;
     cli_list ignore;
 } settings;
@@ -17,7 +17,7 @@ typedef struct settings {
 
 static const cli_option options[] = {
     {"format", 'f', CLI_TEXT, "SPEC", S(format), 0, 0, NULL, "nf4",
-     "number format: nf4 nf3 nf2 fp4 fp3 fp2 int2 to int8, or a full spec such as "
+     "number format: nf4 nf3 nf2 lm4 lm3 lm2 fp4 fp3 fp2 int2 to int8, or a full spec such as "
      "int3:g128:asym:bf16"},
     {"table", 0, CLI_PATH, "FILE", S(table), 0, 0, NULL, NULL,
      "your own format: a text or JSON list of 4, 8, 16, 32, 64, 128 or 256 numbers ('#' begins a "
@@ -29,6 +29,9 @@ static const cli_option options[] = {
     {"symmetric", 0, CLI_FLAG, NULL, S(symmetric), 0, 0, NULL, NULL, "scales only, no zero points"},
     {"asymmetric", 0, CLI_FLAG, NULL, S(asymmetric), 0, 0, NULL, NULL,
      "a zero point per group (int formats)"},
+    {"range", 0, CLI_CHOICE, "RULE", S(range), 0, 0, "minmax|mse", "minmax",
+     "how the scale of a group is chosen: minmax = the largest weight fits; mse = the smallest "
+     "squared error, better below 5 bits and slower"},
     {"ignore", 'i', CLI_LIST, "PATTERN", S(ignore), 0, 0, NULL, NULL,
      "leave modules of this name as they are (* and ? match); replaces the default, which is "
      "lm_head "
@@ -166,6 +169,7 @@ static void print_json(const cli_call *call, const settings *s, const char *spec
     json_object_set_new(o, "in", out_string(call->operands[0]));
     json_object_set_new(o, "out", out_string(call->operands[1]));
     json_object_set_new(o, "format", json_string(spec));
+    json_object_set_new(o, "range", json_string(s->range));
     json_object_set_new(o, "dry_run", json_boolean(s->dry_run));
     json_object_set_new(o, "tensors", json_integer(r->n_tensors));
     json_object_set_new(o, "quantized_tensors", json_integer(r->n_quantized));
@@ -187,6 +191,7 @@ static void print_summary(const cli_call *call, const settings *s, const char *s
     char in[32], out[32], memory[32];
     out_printf("%s %s\n", s->dry_run ? "would write" : "wrote", call->operands[1]);
     out_printf("format           %s\n", spec);
+    out_printf("range            %s\n", s->range);
     out_printf("tensors          %lld, %lld of them quantized\n", (long long)r->n_tensors,
                (long long)r->n_quantized);
     if (r->resumed_tensors)
@@ -247,6 +252,7 @@ static int run(cli_call *call)
         o.ignore = s->ignore.items;
         o.n_ignore = s->ignore.n;
     }
+    o.range = strcmp(s->range, "mse") == 0 ? LUTRA_RANGE_MSE : LUTRA_RANGE_MINMAX;
     o.dry_run = s->dry_run;
     o.overwrite = s->overwrite;
     o.restart = s->restart;
@@ -280,6 +286,7 @@ const cli_command cli_quantize = {
     .examples =
         "  lutra quantize llama-8b llama-8b-nf4\n"
         "  lutra quantize llama-8b llama-8b-int3 --format int3 --asymmetric --group-size 128\n"
+        "  lutra quantize llama-8b llama-8b-lm2 --format lm2 --range mse\n"
         "  lutra quantize llama-8b llama-8b-own --table levels.txt --scale-dtype bf16\n"
         "  lutra quantize llama-8b out --ignore 'lm_head' --ignore '*embed_tokens' --ignore "
         "'*.layers.0.*'\n"

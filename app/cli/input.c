@@ -9,7 +9,7 @@
 #include "cli.h"
 #include "interrupt.h"
 
-#define READ_LIMIT ((size_t)4 << 30) /* a text this long is a mistake */
+#define READ_LIMIT ((size_t)1 << 30) /* what lutra_encode takes in one call */
 
 static lutra_status read_all(int fd, const char *name, char **data, size_t *n, lutra_err *err)
 {

@@ -49,14 +49,14 @@ void interrupt_block(void)
 {
     sigset_t set;
     stop_signals(&set);
-    sigprocmask(SIG_BLOCK, &set, NULL);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
 
 void interrupt_unblock(void)
 {
     sigset_t set;
     stop_signals(&set);
-    sigprocmask(SIG_UNBLOCK, &set, NULL);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
 bool interrupt_wait_readable(int fd)
@@ -66,12 +66,12 @@ bool interrupt_wait_readable(int fd)
     FD_ZERO(&wanted);
     FD_SET(fd, &wanted);
     stop_signals(&set);
-    sigprocmask(SIG_BLOCK, &set, &before);
+    pthread_sigmask(SIG_BLOCK, &set, &before);
     bool ready = !caught;
     if (ready) {
         const int n = pselect(fd + 1, &wanted, NULL, NULL, NULL, &before);
         ready = n >= 0 || errno != EINTR;
     }
-    sigprocmask(SIG_SETMASK, &before, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return ready && !caught;
 }

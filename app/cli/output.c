@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/mem.h"
 #include "cli.h"
 #include "interrupt.h"
@@ -66,14 +67,14 @@ const char *out_name(const char *text, char *buf, size_t size)
 
 void out_json(json_t *value)
 {
-    char *text = value ? json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(10)) : NULL;
+    char *text = value ? lu_json_dump(value, JSON_INDENT(2) | JSON_REAL_PRECISION(10), NULL) : NULL;
     if (text) {
         out_write(text, strlen(text));
         out_write("\n", 1);
     } else if (!write_error) {
         write_error = ENOMEM;
     }
-    free(text);
+    lu_free(text);
     json_decref(value);
 }
 

@@ -61,8 +61,9 @@ typedef struct lutra_err {
     char msg[512];
 } lutra_err;
 
-/* Replaces the allocator for the whole process. Call before any other lutra function; all three
-   must be given. realloc must accept NULL. */
+/* Replaces the library's allocator for the whole process. Call before any other lutra function; all
+   three must be given; resize must accept NULL. JSON documents live in jansson's own memory while
+   they are read or written (json_set_alloc_funcs). */
 LUTRA_API void lutra_set_allocator(void *(*alloc)(size_t), void *(*resize)(void *, size_t),
                                    void (*release)(void *));
 
@@ -77,8 +78,8 @@ typedef enum lutra_log_level { LUTRA_LOG_ERROR, LUTRA_LOG_WARN, LUTRA_LOG_INFO, 
 /* One event of a long operation. `done` counts up to `total` (0 = unknown) in `unit`. */
 typedef struct lutra_progress {
     const char *stage; /* what is being done: "quantize", "load", "eval" */
-    const char *item;  /* what it is at now: a tensor name, a file; may be NULL */
-    const char *unit;  /* "bytes", "tokens", "windows" */
+    const char *item;  /* what it is at now: a tensor or layer; may be NULL */
+    const char *unit;  /* "bytes", "windows" */
     int64_t done, total;
 } lutra_progress;
 
@@ -87,7 +88,7 @@ typedef struct lutra_options {
     size_t size;      /* sizeof(lutra_options): lets the struct grow */
     int n_threads;    /* 0 = the CPUs this process may use */
     const char *cpu;  /* kernel level: "ref", "avx2", "avx512"; NULL = best available */
-    void *user;       /* handed to the callbacks below */
+    void *user;       /* handed to the callbacks below, which run on the calling thread */
     void (*log)(void *user, lutra_log_level level, const char *line);      /* NULL = silent */
     void (*progress)(void *user, const lutra_progress *p);                 /* NULL = none */
     bool (*cancelled)(void *user); /* polled by long operations; NULL = never */
@@ -98,8 +99,10 @@ typedef struct lutra_ctx lutra_ctx;
 LUTRA_API void lutra_options_init(lutra_options *opt);
 
 /* Opens a context: checks the options, starts the worker threads. opt may be NULL.
-   On success *out belongs to the caller (lutra_close). Fails with E_ARG on an unknown or
-   unavailable CPU level, E_NOMEM. */
+   On success *out belongs to the caller (lutra_close). Fails with E_ARG on more than 1024 threads,
+   E_NOMEM, E_IO if a thread cannot be started. The CPU level is judged by the calls that compute:
+   E_ARG if it is unknown, E_UNSUPPORTED if this machine does not have it. The threads do not
+   survive a fork: a child must open contexts of its own and leave the inherited ones alone. */
 LUTRA_API lutra_status lutra_open(const lutra_options *opt, lutra_ctx **out, lutra_err *err);
 LUTRA_API void lutra_close(lutra_ctx *ctx);
 LUTRA_API int lutra_n_threads(const lutra_ctx *ctx);

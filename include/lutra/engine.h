@@ -18,7 +18,8 @@ LUTRA_API void lutra_session_close(lutra_session *s);
 
 /* Appends n >= 1 tokens. logits: NULL, or room for [vocab_size] floats of the last position
    (all = false) or [n][vocab_size] (all = true). E_LIMIT when the capacity would be exceeded,
-   E_ARG on an id outside the vocabulary or n = 0; the session is then unchanged. */
+   E_ARG on an id outside the vocabulary or n = 0, E_CANCELLED; the session is then unchanged (the
+   contents of logits are not specified after E_CANCELLED). */
 LUTRA_API lutra_status lutra_session_feed(lutra_session *s, const int32_t *ids, int64_t n,
                                           bool all, float *logits, lutra_err *err);
 LUTRA_API int64_t lutra_session_length(const lutra_session *s);
@@ -47,7 +48,8 @@ LUTRA_API lutra_status lutra_sampler_open(const lutra_sampling *p, int64_t vocab
 LUTRA_API void lutra_sampler_close(lutra_sampler *s);
 /* Tells the sampler of a token of the prompt or answer (for the repetition penalty). */
 LUTRA_API void lutra_sampler_accept(lutra_sampler *s, int32_t id);
-/* Chooses from logits [vocab_size] (unchanged). Ties of the greedy choice go to the lower id. */
+/* Chooses from logits [vocab_size] (unchanged). Ties of the greedy choice go to the lower id. A NaN
+   is never chosen; if all are NaN the choice is id 0. */
 LUTRA_API int32_t lutra_sampler_pick(lutra_sampler *s, const float *logits);
 
 /* --- generation ----------------------------------------------------------------------------- */
@@ -55,7 +57,7 @@ LUTRA_API int32_t lutra_sampler_pick(lutra_sampler *s, const float *logits);
 typedef struct lutra_generation {
     size_t size;
     lutra_sampling sampling;
-    int64_t max_tokens;      /* at most this many new tokens; 0 = until the context is full */
+    int64_t max_tokens;      /* at most this many new tokens; 0 = until the session is full */
     bool ignore_eos;
     void *user;
     bool (*on_token)(void *user, int32_t id); /* return false to stop; may be NULL */

@@ -18,6 +18,13 @@ extern "C" {
 
 #define LUTRA_MAX_BITS 8
 
+/* How a group's scale (and zero point) follow from its weights. A format allows any scale: the rule
+   is a matter of encoding only, and readers need not know it. */
+typedef enum lutra_range {
+    LUTRA_RANGE_MINMAX, /* the largest weight fits: cheap, nothing is clipped */
+    LUTRA_RANGE_MSE,    /* the range of 80 that has the smallest squared error; never worse */
+} lutra_range;
+
 typedef struct lutra_format {
     char name[32];           /* codebook: "nf4", "int4", ... or "table" for a user's own */
     int bits;                /* 2..8 */

@@ -21,7 +21,7 @@ LUTRA_API void lutra_model_options_init(lutra_model_options *o);
 /* Opens a Hugging Face folder, original or compressed by lutra: reads config.json, maps the
    shards, packs the weights for this machine. opts may be NULL. The context must outlive the model.
    Fails with E_FORMAT/E_IO naming the file and tensor, E_UNSUPPORTED naming the architecture or
-   rope type and what is supported. */
+   rope type and what is supported, E_ARG for a single file or a dtype other than BF16 and F32. */
 LUTRA_API lutra_status lutra_model_open(lutra_ctx *ctx, const char *path,
                                         const lutra_model_options *opts, lutra_model **out,
                                         lutra_err *err);
@@ -54,7 +54,7 @@ LUTRA_API int64_t lutra_checkpoint_count(const lutra_checkpoint *c);
 LUTRA_API const char *lutra_checkpoint_name(const lutra_checkpoint *c, int64_t i);
 LUTRA_API const char *lutra_checkpoint_file(const lutra_checkpoint *c, int64_t i);
 LUTRA_API void lutra_checkpoint_tensor(const lutra_checkpoint *c, int64_t i, lutra_tensor *out);
-/* config.json as text, or NULL for a single file. Owned by c. */
+/* config.json as text; NULL for a single file or a folder without one. Owned by c. */
 LUTRA_API const char *lutra_checkpoint_config(const lutra_checkpoint *c);
 
 #ifdef __cplusplus

@@ -12,16 +12,16 @@ extern "C" {
 typedef struct lutra_qmatrix {
     lutra_format format;
     int64_t n, k;
-    uint8_t *codes;  /* [n][lutra_format_row_bytes] */
-    void *scales;    /* [n][groups] of format.scale_dtype */
-    uint8_t *zeros;  /* [n][groups] codes of the zero points, or NULL when symmetric */
+    uint8_t *codes; /* [n][lutra_format_row_bytes] */
+    void *scales;   /* [n][groups] of format.scale_dtype */
+    uint8_t *zeros; /* [n][groups] codes of the zero points, or NULL when symmetric */
 } lutra_qmatrix;
 
 /* Rounds w (dense [n][k] of w_dtype: F32, F16 or BF16) to the nearest codes. E_ARG if the group
    does not divide k; E_FORMAT on NaN or infinity, naming row and column.
    On success *out owns its buffers (lutra_qmatrix_free). */
-LUTRA_API lutra_status lutra_quantize_matrix(lutra_ctx *ctx, const lutra_format *f, int64_t n, int64_t k,
-                                             const void *w, lutra_dtype w_dtype,
+LUTRA_API lutra_status lutra_quantize_matrix(lutra_ctx *ctx, const lutra_format *f, int64_t n,
+                                             int64_t k, const void *w, lutra_dtype w_dtype,
                                              lutra_qmatrix *out, lutra_err *err);
 LUTRA_API void lutra_qmatrix_free(lutra_qmatrix *q);
 
@@ -51,6 +51,7 @@ typedef struct lutra_quantize_options {
     bool overwrite;            /* replace an existing output folder once the new one is complete;
                                   it must be empty or hold a config.json */
     bool restart;              /* discard the work of an interrupted run instead of resuming */
+    lutra_range range;         /* default: LUTRA_RANGE_MINMAX */
 } lutra_quantize_options;
 
 /* What a run did, or with dry_run would do. */
@@ -58,11 +59,11 @@ typedef struct lutra_quantize_report {
     int64_t n_tensors, n_quantized; /* of the input checkpoint */
     int64_t bytes_in, bytes_out;    /* tensor bytes */
     int64_t params_quantized;
-    double bits_per_weight;         /* over the quantized tensors, scales and tables included */
-    double sqnr_db;                 /* signal to quantization noise over all quantized weights */
+    double bits_per_weight; /* over the quantized tensors, scales and tables included */
+    double sqnr_db;         /* signal to quantization noise over all quantized weights */
     double seconds;
-    int64_t resumed_tensors;        /* found finished from an interrupted run */
-    int64_t peak_rss;               /* bytes, of this process */
+    int64_t resumed_tensors; /* found finished from an interrupted run */
+    int64_t peak_rss;        /* bytes, of this process */
 } lutra_quantize_report;
 
 LUTRA_API void lutra_quantize_options_init(lutra_quantize_options *o);

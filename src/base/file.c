@@ -65,6 +65,21 @@ void lu_map_close(lu_map *m)
     m->size = 0;
 }
 
+/* Calls madvise for [p, p + size), cut to whole pages inside it or widened to the pages it touches.
+ */
+static void advise(const void *p, size_t size, bool widen, int advice)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)p;
+    const uintptr_t before = widen ? 0 : page - 1, after = widen ? page - 1 : 0;
+    const uintptr_t begin = (at + before) / page * page, end = (at + size + after) / page * page;
+    if (end > begin)
+        (void)madvise((void *)begin, end - begin, advice);
+}
+
+void lu_map_prefetch(const void *p, size_t size) { advise(p, size, true, MADV_WILLNEED); }
+
+void lu_map_release(const void *p, size_t size) { advise(p, size, false, MADV_DONTNEED); }
+
 /* Reads fd to its end. st_size is a first guess only: files under /proc say 0. */
 static lutra_status read_all(int fd, const char *path, size_t guess, size_t limit, char **data,
                              size_t *size, lutra_err *err)
@@ -139,15 +154,13 @@ lutra_status lu_write_at(int fd, const char *path, const void *data, size_t size
     return LUTRA_OK;
 }
 
-/* Makes a rename in dir durable. Some filesystems refuse to sync a folder: the data is safe anyway.
- */
-static void sync_folder_of(const char *path)
+void lu_path_sync_parent(const char *path)
 {
     const size_t n = (size_t)(lu_path_base(path) - path);
     char *dir = n ? lu_strndup(path, n) : lu_strdup(".");
     const int fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     if (fd >= 0) {
-        fsync(fd);
+        (void)fsync(fd);
         close(fd);
     }
     lu_free(dir);
@@ -179,7 +192,7 @@ lutra_status lu_file_write(const char *path, const void *data, size_t size, lutr
     if (status == LUTRA_OK && rename(temp, path) != 0)
         status = lu_fail_errno(err, errno, path, "replace");
     if (status == LUTRA_OK)
-        sync_folder_of(path);
+        lu_path_sync_parent(path);
     else
         unlink(temp);
     lu_free(temp);
@@ -189,7 +202,7 @@ lutra_status lu_file_write(const char *path, const void *data, size_t size, lutr
 bool lu_path_exists(const char *path)
 {
     struct stat st;
-    return stat(path, &st) == 0;
+    return stat(path, &st) == 0 || (errno != ENOENT && errno != ENOTDIR);
 }
 
 bool lu_path_is_dir(const char *path)

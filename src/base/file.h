@@ -25,8 +25,18 @@ lutra_status lu_file_write(const char *path, const void *data, size_t size, lutr
 lutra_status lu_write_at(int fd, const char *path, const void *data, size_t size, uint64_t offset,
                          lutra_err *err);
 
+/* Pages of a mapped file: asks the system to read them ahead, or gives the whole ones among them
+   back (they stay in the page cache, and come back when touched). Hints: nothing can fail. */
+void lu_map_prefetch(const void *p, size_t size);
+void lu_map_release(const void *p, size_t size);
+
+/* False only if nothing is there: a path that may not be looked at exists, and opening it says why
+   it cannot be read. */
 bool lu_path_exists(const char *path);
 bool lu_path_is_dir(const char *path);
+/* Makes names created or renamed in the folder that holds path durable, where the file system can
+   sync a folder; others keep the data anyway. */
+void lu_path_sync_parent(const char *path);
 /* "<dir>/<name>" newly allocated, NULL = out of memory */
 char *lu_path_join(const char *dir, const char *name);
 const char *lu_path_base(const char *path); /* after the last '/' */

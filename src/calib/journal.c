@@ -13,10 +13,23 @@
 #include "base/mem.h"
 
 #define HEAD "lutra journal 1\nrequest %016" PRIx64 "\n"
-#define LIMIT                                                                          \
-    ((size_t)64 << 20) /* a line has under 80 bytes, a checkpoint some 100 000 tensors \
-                        */
+#define LIMIT ((size_t)64 << 20) /* a line has under 80 bytes, a checkpoint some 100 000 tensors \
+                                  */
 #define LINE 96
+
+static uint64_t bits_of(double v)
+{
+    uint64_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits;
+}
+
+static double from_bits(uint64_t bits)
+{
+    double v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
 
 /* Reads the lines of text that are complete; *size becomes the length of what was understood. */
 static void read_lines(char *text, lu_journal_entry *entries, int64_t n, uint64_t *size)
@@ -24,11 +37,12 @@ static void read_lines(char *text, lu_journal_entry *entries, int64_t n, uint64_
     char *at = text + *size;
     for (char *end; (end = strchr(at, '\n')); at = end + 1) {
         int64_t i;
-        double signal, noise;
+        uint64_t signal, noise;
         *end = '\0';
-        if (sscanf(at, "done %" SCNd64 " %la %la", &i, &signal, &noise) != 3 || i < 0 || i >= n)
+        if (sscanf(at, "done %" SCNd64 " %" SCNx64 " %" SCNx64, &i, &signal, &noise) != 3 ||
+            i < 0 || i >= n)
             break;
-        entries[i] = (lu_journal_entry){true, signal, noise};
+        entries[i] = (lu_journal_entry){true, from_bits(signal), from_bits(noise)};
     }
     *size = (uint64_t)(at - text);
 }
@@ -96,8 +110,9 @@ lutra_status lu_journal_add(lu_journal *j, const lu_journal_entry *entries, int6
         return lu_fail_nomem(err, (size_t)(end - begin) * LINE);
     for (int64_t i = begin; i < end; i++)
         if (entries[i].done)
-            size += (size_t)snprintf(text + size, LINE, "done %" PRId64 " %a %a\n", i,
-                                     entries[i].signal, entries[i].noise);
+            size += (size_t)snprintf(text + size, LINE,
+                                     "done %" PRId64 " %016" PRIx64 " %016" PRIx64 "\n", i,
+                                     bits_of(entries[i].signal), bits_of(entries[i].noise));
     lutra_status status = lu_write_at(j->fd, j->path, text, size, j->size, err);
     lu_free(text);
     LU_TRY(status);

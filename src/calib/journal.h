@@ -1,11 +1,14 @@
 /* journal.h - which tensors of an interrupted run are finished. A text file in the work folder:
 
      lutra journal 1
-     request 0123456789abcdef   everything that decides the output: files, format, ignored modules
-     done 17 0x1.8p+3 0x1p-7    tensor 17 of the plan is on disk; its signal and noise energies
+     request 0123456789abcdef   everything that decides the output: files, format, range rule,
+                                ignored modules
+     done 17 4028000000000000 3f80000000000000
 
-   A line counts only when complete (the process may die while it writes). Lines are written after
-   the data they speak of was synced. The caller holds the lock of the work folder. */
+   tensor 17 of the plan is on disk; its signal and noise energies, as the bits of doubles, so that
+   no locale changes what is read back. A line counts only when complete (the process may die while
+   it writes). Lines are written after the data they speak of was synced. The caller holds the lock
+   of the work folder. */
 #ifndef LU_CALIB_JOURNAL_H
 #define LU_CALIB_JOURNAL_H
 

@@ -123,7 +123,7 @@ lutra_status lu_out_check(const char *in, const char *path, bool overwrite, lu_o
     size_t n = strlen(path);
     while (n > 1 && path[n - 1] == '/')
         n--;
-    *out = (lu_out_folder){.lock = -1};
+    *out = (lu_out_folder){.overwrite = overwrite, .lock = -1};
     if (n == 0)
         return lu_fail(err, LUTRA_E_ARG, "output folder has an empty name");
     out->path = lu_strndup(path, n);
@@ -154,7 +154,7 @@ lutra_status lu_out_begin(lu_out_folder *o, bool restart, lutra_err *err)
     struct stat held, named;
     if (mkdir(o->partial, 0777) != 0 && errno != EEXIST)
         return lu_fail_errno(err, errno, o->partial, "create");
-    o->lock = open(o->partial, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    o->lock = open(o->partial, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (o->lock < 0)
         return lu_fail_errno(err, errno, o->partial, "open");
     if (flock(o->lock, LOCK_EX | LOCK_NB) != 0)
@@ -184,39 +184,25 @@ lutra_status lu_out_need(const lu_out_folder *o, uint64_t bytes, lutra_err *err)
         o->partial, (double)bytes / 1e6, available / 1e6);
 }
 
-/* Makes names in the folder durable; file systems that cannot sync folders keep the data anyway. */
-static void sync_folder(const char *path)
-{
-    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) {
-        (void)fsync(fd);
-        close(fd);
-    }
-}
-
-static void sync_parent(const char *path)
-{
-    const size_t n = (size_t)(lu_path_base(path) - path);
-    char *parent = n ? lu_strndup(path, n) : lu_strdup(".");
-    if (parent)
-        sync_folder(parent);
-    lu_free(parent);
-}
-
 static lutra_status replace(lu_out_folder *o, lutra_err *err)
 {
-    if (renameat2(AT_FDCWD, o->partial, AT_FDCWD, o->path, RENAME_EXCHANGE) == 0)
+    if (renameat2(AT_FDCWD, o->partial, AT_FDCWD, o->path, RENAME_EXCHANGE) == 0) {
+        lu_path_sync_parent(o->path);
         return delete_folder(o->partial, err);
+    }
     char *old = with_suffix(o->path, strlen(o->path), OLD);
     if (!old)
         return lu_fail_nomem(err, strlen(o->path));
     lutra_status status = LUTRA_OK;
-    if (rename(o->path, old) != 0)
+    if (rename(o->path, old) != 0) {
         status = lu_fail_errno(err, errno, o->path, "rename");
-    else if (rename(o->partial, o->path) != 0)
+    } else if (rename(o->partial, o->path) != 0) {
         status = lu_fail_errno(err, errno, o->partial, "rename");
-    else
+        (void)rename(old, o->path); /* back where it was */
+    } else {
+        lu_path_sync_parent(o->path);
         status = delete_folder(old, err);
+    }
     lu_free(old);
     return status;
 }
@@ -224,11 +210,21 @@ static lutra_status replace(lu_out_folder *o, lutra_err *err)
 lutra_status lu_out_finish(lu_out_folder *o, lutra_err *err)
 {
     (void)fsync(o->lock);
-    if (lu_path_exists(o->path))
+    if (o->overwrite && lu_path_exists(o->path)) {
+        LU_TRY(lu_folder_list(o->path, require_plain, NULL, err));
         LU_TRY(replace(o, err));
-    else if (rename(o->partial, o->path) != 0)
-        return lu_fail_errno(err, errno, o->partial, "rename");
-    sync_parent(o->path);
+    } else if (renameat2(AT_FDCWD, o->partial, AT_FDCWD, o->path, RENAME_NOREPLACE) != 0) {
+        const int error = errno;
+        if (error == EEXIST)
+            return lu_fail(err, LUTRA_E_EXISTS,
+                           "%s: has appeared during the run, the result stays in %s: rename it, or "
+                           "ask to overwrite",
+                           o->path, o->partial);
+        /* a file system without this flag; rename itself refuses a folder that holds something */
+        if (error != EINVAL || rename(o->partial, o->path) != 0)
+            return lu_fail_errno(err, errno, o->partial, "rename");
+    }
+    lu_path_sync_parent(o->path);
     return LUTRA_OK;
 }
 

@@ -7,7 +7,8 @@
 typedef struct lu_out_folder {
     char *path;    /* without trailing slashes */
     char *partial; /* path + ".partial" */
-    int lock;      /* the locked work folder, or -1 */
+    bool overwrite; /* an existing output may be replaced */
+    int lock;       /* the locked work folder, or -1 */
 } lu_out_folder;
 
 /* Checks that `path` may be written: it is not the folder `in`, and it does not exist, or with
@@ -21,7 +22,9 @@ lutra_status lu_out_begin(lu_out_folder *o, bool restart, lutra_err *err);
 /* E_NOSPACE with both figures unless `bytes` more fit on the file system of the folder. */
 lutra_status lu_out_need(const lu_out_folder *o, uint64_t bytes, lutra_err *err);
 
-/* Puts the work folder in the place of the output, durably; a folder in that place is deleted. */
+/* Puts the work folder in the place of the output, durably. What may be replaced is checked again:
+   without overwrite an output that has appeared since is E_EXISTS, with it a folder of plain files
+   is deleted. */
 lutra_status lu_out_finish(lu_out_folder *o, lutra_err *err);
 
 void lu_out_close(lu_out_folder *o);

@@ -32,6 +32,15 @@ void lutra_quantize_options_init(lutra_quantize_options *o)
 
 /* ---- checks --------------------------------------------------------------------------------- */
 
+static lutra_status check_options(const lutra_quantize_options *o, lutra_err *err)
+{
+    LU_TRY(lu_format_check(&o->format, err));
+    if (o->range != LUTRA_RANGE_MINMAX && o->range != LUTRA_RANGE_MSE)
+        return lu_fail(err, LUTRA_E_ARG, "range rule %d, expected minmax (0) or mse (1)",
+                       (int)o->range);
+    return LUTRA_OK;
+}
+
 static lutra_status check_input(const lutra_checkpoint *c, lutra_err *err)
 {
     const char *path = lu_checkpoint_path(c);
@@ -84,6 +93,8 @@ static uint64_t request_of(const lu_plan *p, const lutra_quantize_options *o)
     h = hash(h, spec, strlen(spec) + 1);
     h = hash(h, f->table, sizeof f->table[0] << f->bits);
     h = hash(h, &f->absmax_ref, sizeof f->absmax_ref);
+    const uint8_t range = (uint8_t)o->range;
+    h = hash(h, &range, sizeof range);
     h = hash_file(h, in, "config.json");
     for (int64_t s = 0; s < p->n_shards; s++)
         h = hash_file(h, in, p->shards[s].name);
@@ -203,10 +214,10 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
     lutra_quantize_options_init(&o);
     if (opts)
         memcpy(&o, opts, opts->size < sizeof o ? opts->size : sizeof o);
-    lutra_quantize_report r;
+    lutra_quantize_report r = {.n_tensors = 0};
     lutra_checkpoint *c = NULL;
     lu_plan plan = {.n_tensors = 0};
-    LU_TRY(lu_format_check(&o.format, err));
+    LU_TRY(check_options(&o, err));
     lutra_status status = lu_checkpoint_open(in, &c, err);
     if (status == LUTRA_OK)
         status = check_input(c, err);

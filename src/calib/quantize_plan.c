@@ -196,6 +196,7 @@ lutra_status lu_plan_make(lutra_checkpoint *c, const lutra_quantize_options *o, 
     const size_t count = (size_t)lutra_checkpoint_count(c);
     memset(out, 0, sizeof *out);
     out->format = o->format;
+    out->range = o->range;
     out->checkpoint = c;
     out->n_shards = lu_checkpoint_n_shards(c);
     out->tensors = lu_calloc(count, sizeof *out->tensors);

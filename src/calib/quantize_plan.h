@@ -26,6 +26,7 @@ typedef struct lu_plan_shard {
 
 typedef struct lu_plan {
     lutra_format format;
+    lutra_range range;
     lutra_checkpoint *checkpoint; /* borrowed */
     lu_plan_tensor *tensors;
     int64_t n_tensors;

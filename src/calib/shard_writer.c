@@ -12,7 +12,6 @@
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -65,22 +64,13 @@ static lutra_status put(const lu_shard_writer *w, const void *data, size_t n, ui
 
 /* ---- one piece ------------------------------------------------------------------------------ */
 
-/* Gives the pages inside [p, p + n) back; they stay in the page cache. */
-static void release_pages(const void *p, size_t n)
-{
-    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)p;
-    const uintptr_t begin = (at + page - 1) / page * page, end = (at + n) / page * page;
-    if (end > begin)
-        (void)madvise((char *)p + (begin - at), end - begin, MADV_DONTNEED);
-}
-
 static lutra_status copy_piece(lu_shard_writer *w, const piece *p, lutra_err *err)
 {
     const lu_plan_tensor *t = &w->plan->tensors[p->tensor];
     const uint8_t *from = (const uint8_t *)t->in->view.data + p->begin;
     const size_t n = (size_t)(p->end - p->begin);
     LU_TRY(put(w, from, n, t->at + (uint64_t)p->begin, err));
-    release_pages(from, n);
+    lu_map_release(from, n);
     return LUTRA_OK;
 }
 
@@ -101,7 +91,7 @@ static lutra_status encode_piece(lu_shard_writer *w, piece *p, int worker, lutra
     b.codes = w->buffers[worker] + n * scale_row;
     b.zeros = f->zero_point ? b.codes + n * code_row : NULL;
     b.row = w->rows ? w->rows[worker] : NULL;
-    (void)madvise((void *)((uintptr_t)b.w & ~(uintptr_t)4095), n * in_row, MADV_WILLNEED);
+    lu_map_prefetch(b.w, n * in_row);
     if (!lu_rtn_encode(&w->encoder, &b)) {
         const lutra_status status = lu_rtn_fail(f, v, p->begin + b.bad_row, b.bad_column, err);
         return lu_fail_prefix(err, status, "%s: tensor '%s'", w->plan->shards[t->shard].name,
@@ -109,7 +99,7 @@ static lutra_status encode_piece(lu_shard_writer *w, piece *p, int worker, lutra
     }
     p->signal = b.signal;
     p->noise = b.noise;
-    release_pages(b.w, n * in_row);
+    lu_map_release(b.w, n * in_row);
     LU_TRY(put(w, b.codes, n * code_row, t->at + first * code_row, err));
     LU_TRY(lu_write_at(w->fd, w->path, b.scales, n * scale_row, t->scales_at + first * scale_row,
                        err));
@@ -328,6 +318,7 @@ lutra_status lu_writer_open(lutra_ctx *ctx, const lu_plan *plan, const char *fol
     w->total_bytes = plan->bytes_in;
     atomic_flag_clear(&w->err_lock);
     lu_encoder_init(&w->encoder, &plan->format, level);
+    w->encoder.range = plan->range;
     const lutra_status status = allocate(w, err);
     if (status == LUTRA_OK)
         *out = w;

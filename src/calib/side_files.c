@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/mem.h"
 #include "calib/out_folder.h"
 
@@ -48,13 +49,13 @@ static lutra_status write_synced(const char *path, const void *data, size_t size
     return status;
 }
 
-static lutra_status write_named(const char *folder, const char *name, const char *text,
+static lutra_status write_named(const char *folder, const char *name, const char *text, size_t size,
                                 lutra_err *err)
 {
     char *path = lu_path_join(folder, name);
     if (!path)
         return lu_fail_nomem(err, strlen(folder));
-    const lutra_status status = write_synced(path, text, strlen(text), err);
+    const lutra_status status = write_synced(path, text, size, err);
     lu_free(path);
     return status;
 }
@@ -84,15 +85,9 @@ static lutra_status quant_config_text(const lu_plan *p, char **out, lutra_err *e
     qsort(q.modules, (size_t)q.n_modules, sizeof *q.modules, by_name);
     json_t *json = ok ? lu_quant_config_write(&q) : NULL;
     lu_quant_config_free(&q);
-    const size_t size = json ? json_dumpb(json, NULL, 0, JSON_INDENT(2)) : 0;
-    char *text = size ? lu_alloc(size + 1) : NULL;
-    if (text) {
-        json_dumpb(json, text, size, JSON_INDENT(2));
-        text[size] = '\0';
-        *out = text;
-    }
+    *out = json ? lu_json_dump(json, JSON_INDENT(2), NULL) : NULL;
     json_decref(json);
-    return text ? LUTRA_OK : lu_fail_nomem(err, size);
+    return *out ? LUTRA_OK : lu_fail_nomem(err, 0);
 }
 
 /* config, which is one JSON object, with MEMBER and value as its last member. */
@@ -137,7 +132,7 @@ static lutra_status write_config(const lu_plan *p, const char *folder, lutra_err
     lu_free(value);
     if (!text)
         return lu_fail_nomem(err, 0);
-    const lutra_status status = write_named(folder, CONFIG, text, err);
+    const lutra_status status = write_named(folder, CONFIG, text, strlen(text), err);
     lu_free(text);
     return status;
 }
@@ -153,15 +148,13 @@ static lutra_status write_index(const lu_plan *p, const char *folder, lutra_err 
                                  json_string(p->shards[p->name_shards[i]].name)) == 0;
     json_t *root = json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)p->bytes_out,
                              "weight_map", map);
-    const size_t size = ok && root ? json_dumpb(root, NULL, 0, JSON_INDENT(2) | JSON_SORT_KEYS) : 0;
-    char *text = size ? lu_alloc(size + 2) : NULL;
-    if (text) {
-        json_dumpb(root, text, size, JSON_INDENT(2) | JSON_SORT_KEYS);
-        memcpy(text + size, "\n", 2);
-    }
+    size_t size = 0;
+    char *text = ok && root ? lu_json_dump(root, JSON_INDENT(2) | JSON_SORT_KEYS, &size) : NULL;
     json_decref(root);
+    if (text)
+        text[size++] = '\n'; /* where the NUL was */
     const lutra_status status =
-        text ? write_named(folder, INDEX, text, err) : lu_fail_nomem(err, size);
+        text ? write_named(folder, INDEX, text, size, err) : lu_fail_nomem(err, 0);
     lu_free(text);
     return status;
 }
@@ -187,23 +180,23 @@ static lutra_status copy_data(int from, const char *from_path, int to, const cha
 
 static lutra_status copy_file(const char *from_path, const char *to_path, lutra_err *err)
 {
-    uint8_t *buffer = lu_alloc(BUFFER);
     const int from = open(from_path, O_RDONLY | O_CLOEXEC);
-    const int to = open(to_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    lutra_status status;
-    if (!buffer)
-        status = lu_fail_nomem(err, BUFFER);
-    else if (from < 0)
-        status = lu_fail_errno(err, errno, from_path, "open");
-    else if (to < 0)
-        status = lu_fail_errno(err, errno, to_path, "create");
-    else
-        status = copy_data(from, from_path, to, to_path, buffer, err);
-    if (from >= 0)
-        close(from);
-    if (to >= 0)
-        close(to);
+    if (from < 0)
+        return lu_fail_errno(err, errno, from_path, "open");
+    uint8_t *buffer = lu_alloc(BUFFER);
+    lutra_status status = buffer ? LUTRA_OK : lu_fail_nomem(err, BUFFER);
+    if (status == LUTRA_OK) {
+        const int to = open(to_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        if (to < 0) {
+            status = lu_fail_errno(err, errno, to_path, "create");
+        } else {
+            status = copy_data(from, from_path, to, to_path, buffer, err);
+            if (close(to) != 0 && status == LUTRA_OK)
+                status = lu_fail_errno(err, errno, to_path, "close");
+        }
+    }
     lu_free(buffer);
+    close(from);
     return status;
 }
 

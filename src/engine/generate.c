@@ -1,6 +1,6 @@
 /* generate.c - prompt in, tokens out: feed, pick, hand over, repeat. The last token handed over has
-   no successor to compute and is not fed; the session then holds all tokens but that one (after an
-   end token or a full capacity: all of them but the end token). */
+   no successor to compute and is not fed; the session then holds all tokens but that one. An end
+   token is neither handed over nor fed. */
 #include <inttypes.h>
 #include <string.h>
 

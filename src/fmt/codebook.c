@@ -2,6 +2,13 @@
 
    nfB   quantiles of the normal distribution (Dettmers et al. 2023, QLoRA; NF4 as published, NF3
          and NF2 by the same construction). The largest weight of a group maps to 1 or -1.
+   lmB   the 2^B values with the smallest mean squared error for a normal distribution of deviation
+   1 (Lloyd 1982, Max 1960), for scales near the deviation of the group, as rounding with the
+         smallest squared error chooses them. Without that search the largest weight maps to the
+         mean of the largest of 64 normal magnitudes, 2.596, which clips what lies beyond the
+         table; lm4 reaches further and maps it to its end. No value is 0: a weight of 0 becomes the
+         low one of the two next to it (groups of zeros stay zeros), so sparse weights want another
+         table. tests/unit/test_lloyd_max.c derives the numbers.
    intB  two's complement integers. The largest weight maps to 2^(B-1)-1, so that the range is the
          same on both sides and the lowest code is left for methods that move weights.
    fpB   sign and a tiny float. fp4 is E2M1 as in OCP MX. fp3 is E2M0 rather than E1M1: on Gaussian
@@ -35,6 +42,16 @@ static const float nf4[] = {
     0.7229568362236023f,
     1.0f,
 };
+static const float lm2[] = {-1.510417608f, -0.4527800346f, 0.4527800346f, 1.510417608f};
+static const float lm3[] = {
+    -2.151945705f, -1.343909279f, -0.7560052812f, -0.2450941789f,
+    0.2450941789f, 0.7560052812f, 1.343909279f,   2.151945705f,
+};
+static const float lm4[] = {
+    -2.732589571f,  -2.069017227f,  -1.618046386f, -1.256231197f, -0.9423404565f, -0.6567591185f,
+    -0.3880482995f, -0.1283950299f, 0.1283950299f, 0.3880482995f, 0.6567591185f,  0.9423404565f,
+    1.256231197f,   1.618046386f,   2.069017227f,  2.732589571f,
+};
 static const float fp2[] = {-1, 0, 0, 1};
 static const float fp3[] = {-4, -2, -1, 0, 0, 1, 2, 4};
 static const float fp4[] = {-6, -4, -3, -2, -1.5f, -1, -0.5f, 0, 0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
@@ -43,6 +60,10 @@ static const lu_codebook codebooks[] = {
     {"nf4", "4-bit normal float, for bell-shaped weights: the usual choice", 4, false, nf4, 1},
     {"nf3", "3-bit normal float", 3, false, nf3, 1},
     {"nf2", "2-bit normal float", 2, false, nf2, 1},
+    {"lm4", "4-bit Lloyd-Max: least squared error for bell-shaped weights", 4, false, lm4,
+     2.732589571f},
+    {"lm3", "3-bit Lloyd-Max", 3, false, lm3, 2.596110765f},
+    {"lm2", "2-bit Lloyd-Max: the choice at 2 bits", 2, false, lm2, 2.596110765f},
     {"int2", "2-bit integer; :asym adds a zero point", 2, true, NULL, 1},
     {"int3", "3-bit integer; :asym adds a zero point", 3, true, NULL, 3},
     {"int4", "4-bit integer; :asym adds a zero point", 4, true, NULL, 7},
@@ -55,16 +76,16 @@ static const lu_codebook codebooks[] = {
     {"fp2", "2-bit float E1M0: -1, 0, 1", 2, false, fp2, 1},
 };
 
-int lu_codebook_count(void) { return (int)(sizeof codebooks / sizeof codebooks[0]); }
+int lutra_codebook_count(void) { return (int)(sizeof codebooks / sizeof codebooks[0]); }
 
-const lu_codebook *lu_codebook_at(int i)
+static const lu_codebook *codebook_at(int i)
 {
-    return i >= 0 && i < lu_codebook_count() ? &codebooks[i] : NULL;
+    return i >= 0 && i < lutra_codebook_count() ? &codebooks[i] : NULL;
 }
 
 const lu_codebook *lu_codebook_find(const char *name)
 {
-    for (int i = 0; i < lu_codebook_count(); i++)
+    for (int i = 0; i < lutra_codebook_count(); i++)
         if (strcmp(codebooks[i].name, name) == 0)
             return &codebooks[i];
     return NULL;
@@ -77,16 +98,14 @@ void lu_codebook_table(const lu_codebook *c, bool zero_point, float *table)
         table[i] = c->integer ? (float)(first + i) : c->values[i];
 }
 
-int lutra_codebook_count(void) { return lu_codebook_count(); }
-
 const char *lutra_codebook_name(int i)
 {
-    const lu_codebook *c = lu_codebook_at(i);
+    const lu_codebook *c = codebook_at(i);
     return c ? c->name : NULL;
 }
 
 const char *lutra_codebook_help(int i)
 {
-    const lu_codebook *c = lu_codebook_at(i);
+    const lu_codebook *c = codebook_at(i);
     return c ? c->help : NULL;
 }

@@ -14,8 +14,6 @@ typedef struct lu_codebook {
     float absmax_ref;    /* symmetric: the value that the largest weight of a group gets */
 } lu_codebook;
 
-int lu_codebook_count(void);
-const lu_codebook *lu_codebook_at(int i);              /* NULL past the end */
 const lu_codebook *lu_codebook_find(const char *name); /* NULL if unknown */
 
 /* Writes the table: symmetric as documented above; asymmetric integers are 0 .. 2^bits-1. */

@@ -64,6 +64,10 @@ void lu_grid_init(lu_grid *g, const lutra_format *f)
         g->value[j] = f->table[i];
         g->code[j] = (uint8_t)i;
     }
+    for (int i = 0; i < 256; i++)
+        g->mid[i] = INFINITY;
+    for (int i = g->n; i < 256; i++)
+        g->value[i] = 0;
     g->near_zero = 0;
     g->identity = g->uniform = true;
     for (int r = 0; r < g->n; r++) {

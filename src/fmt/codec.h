@@ -68,8 +68,8 @@ typedef struct lu_grid {
     int near_zero;    /* rank of the value nearest 0 */
     bool identity;    /* rank = code */
     bool uniform;     /* value[r] = value[0] + r, all integers */
-    float value[256]; /* ascending */
-    float mid[256];   /* n - 1 used: (value[r] + value[r + 1]) / 2 */
+    float value[256]; /* ascending; zeros after n */
+    float mid[256];   /* (value[r] + value[r + 1]) / 2, r < n - 1; infinity after that */
     uint8_t code[256];
 } lu_grid;
 

@@ -56,7 +56,7 @@ static lutra_status unknown_codebook(const char *name, lutra_err *err)
                        "format 'table' needs its values, which a spec does not hold "
                        "(lutra_format_from_table)");
     size_t used = 0;
-    for (int i = 0; i < lu_codebook_count(); i++)
+    for (int i = 0; i < lutra_codebook_count() && used < sizeof known; i++)
         used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? " " : "",
                                  lutra_codebook_name(i));
     if (lu_near(name, codebook_name_at, NULL, near, sizeof near) > 0)

@@ -34,8 +34,8 @@ void lu_store_act(const lu_forward *f, void *dst, int64_t at, const float *src, 
         memcpy((float *)dst + at, src, (size_t)n * sizeof *src);
 }
 
-void lu_tap_float(lu_forward *f, int64_t layer, const char *site, const float *x, int64_t rows,
-                  int64_t cols)
+static void tap_float(lu_forward *f, int64_t layer, const char *site, const float *x, int64_t rows,
+                      int64_t cols)
 {
     if (f->tap)
         f->tap(f->tap_user, layer, site, x, rows, cols);
@@ -128,7 +128,7 @@ lutra_status lu_forward_run(lu_forward *f, const lu_segment *segments, int64_t n
     const int64_t n_layers = m->config.n_layers, cols = m->config.hidden_size;
     place_rows(f, segments, n_segments);
     lu_for_rows(f, f->n_rows, cols, embed_rows, f);
-    lu_tap_float(f, -1, "embedding", f->x, f->n_rows, cols);
+    tap_float(f, -1, "embedding", f->x, f->n_rows, cols);
     seam(f, (seam_job){.in_norm = m->layers[0].norm[LU_NORM_ATTN_IN]}, f->n_rows);
     for (int64_t i = 0; i < n_layers; i++) {
         const lu_layer *layer = &m->layers[i];
@@ -143,7 +143,7 @@ lutra_status lu_forward_run(lu_forward *f, const lu_segment *segments, int64_t n
         const float *next = i + 1 < n_layers ? m->layers[i + 1].norm[LU_NORM_ATTN_IN] : NULL;
         seam(f, (seam_job){.add = true, .out_norm = layer->norm[LU_NORM_MLP_OUT], .in_norm = next},
              f->n_rows);
-        lu_tap_float(f, i, "layer_out", f->x, f->n_rows, cols);
+        tap_float(f, i, "layer_out", f->x, f->n_rows, cols);
     }
     return LUTRA_OK;
 }

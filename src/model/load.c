@@ -3,8 +3,6 @@
    back, so that the process holds the packed copy only. */
 #include <inttypes.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/context.h"
 #include "base/file.h"
@@ -34,17 +32,6 @@ static void pack_units(void *arg, int64_t begin, int64_t end, int worker)
     const pack_job *job = arg;
     (void)worker;
     lu_linear_pack(job->linear, job->weight, begin, end);
-}
-
-/* Drops the resident pages of a mapped, packed weight; they come back from the file if read again
-   (tied embeddings are). Only whole pages inside the tensor: neighbours may not be packed yet. */
-static void release_pages(const void *data, size_t bytes)
-{
-    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    const uintptr_t begin = ((uintptr_t)data + page - 1) / page * page;
-    const uintptr_t end = ((uintptr_t)data + bytes) / page * page;
-    if (end > begin)
-        madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
 static size_t stored_bytes(const lu_weight *w, const lutra_format *f)
@@ -80,7 +67,8 @@ static lutra_status pack_module(void *arg, int64_t layer, lu_module *module, lut
     l->bias = module->bias;
     pack_job job = {.linear = l, .weight = &module->weight};
     lu_pool_for(m->ctx->pool, l->n_units, 1, pack_units, &job);
-    release_pages(module->weight.data, stored_bytes(&module->weight, &m->quant.format));
+    /* tied embeddings are read again: their pages come back from the file */
+    lu_map_release(module->weight.data, stored_bytes(&module->weight, &m->quant.format));
     p->done += (int64_t)l->packed_bytes;
     lu_progress(m->ctx, "load", module->site, "bytes", p->done, p->total);
     return LUTRA_OK;

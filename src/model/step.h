@@ -69,11 +69,9 @@ void lu_run_products(lu_forward *f, lu_product *products, int64_t n);
 void lu_store_act(const lu_forward *f, void *dst, int64_t at, const float *src, int64_t n);
 void *lu_act_at(const lu_forward *f, void *base, int64_t element);
 
-/* Hands rows to the tap, if there is one. */
+/* Hands rows of the activation type to the tap, if there is one. */
 void lu_tap_act(lu_forward *f, int64_t layer, const char *site, const void *act, int64_t rows,
                 int64_t cols);
-void lu_tap_float(lu_forward *f, int64_t layer, const char *site, const float *x, int64_t rows,
-                  int64_t cols);
 
 /* From f->in (normed) to f->branch. */
 void lu_attention_branch(lu_forward *f, int64_t layer);

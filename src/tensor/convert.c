@@ -50,10 +50,10 @@ static uint32_t encode_small(float f, int e_bits, int m_bits, top_exponent top, 
 
 float lu_f16_to_f32(uint16_t h) { return decode_small(h, 5, 10, TOP_IEEE); }
 uint16_t lu_f32_to_f16(float f) { return (uint16_t)encode_small(f, 5, 10, TOP_IEEE, false); }
-float lu_e4m3_to_f32(uint8_t b) { return decode_small(b, 4, 3, TOP_FINITE); }
-float lu_e5m2_to_f32(uint8_t b) { return decode_small(b, 5, 2, TOP_IEEE); }
-uint8_t lu_f32_to_e4m3(float f) { return (uint8_t)encode_small(f, 4, 3, TOP_FINITE, true); }
-uint8_t lu_f32_to_e5m2(float f) { return (uint8_t)encode_small(f, 5, 2, TOP_IEEE, true); }
+static float e4m3_to_f32(uint8_t b) { return decode_small(b, 4, 3, TOP_FINITE); }
+static float e5m2_to_f32(uint8_t b) { return decode_small(b, 5, 2, TOP_IEEE); }
+static uint8_t f32_to_e4m3(float f) { return (uint8_t)encode_small(f, 4, 3, TOP_FINITE, true); }
+static uint8_t f32_to_e5m2(float f) { return (uint8_t)encode_small(f, 5, 2, TOP_IEEE, true); }
 
 bool lu_to_f32(lutra_dtype t, const void *src, int64_t n, float *dst)
 {
@@ -76,11 +76,11 @@ bool lu_to_f32(lutra_dtype t, const void *src, int64_t n, float *dst)
         return true;
     case LUTRA_F8_E4M3:
         for (int64_t i = 0; i < n; i++)
-            dst[i] = lu_e4m3_to_f32(((const uint8_t *)src)[i]);
+            dst[i] = e4m3_to_f32(((const uint8_t *)src)[i]);
         return true;
     case LUTRA_F8_E5M2:
         for (int64_t i = 0; i < n; i++)
-            dst[i] = lu_e5m2_to_f32(((const uint8_t *)src)[i]);
+            dst[i] = e5m2_to_f32(((const uint8_t *)src)[i]);
         return true;
     default: return false;
     }
@@ -99,11 +99,11 @@ bool lu_from_f32(lutra_dtype t, const float *src, int64_t n, void *dst)
         return true;
     case LUTRA_F8_E4M3:
         for (int64_t i = 0; i < n; i++)
-            ((uint8_t *)dst)[i] = lu_f32_to_e4m3(src[i]);
+            ((uint8_t *)dst)[i] = f32_to_e4m3(src[i]);
         return true;
     case LUTRA_F8_E5M2:
         for (int64_t i = 0; i < n; i++)
-            ((uint8_t *)dst)[i] = lu_f32_to_e5m2(src[i]);
+            ((uint8_t *)dst)[i] = f32_to_e5m2(src[i]);
         return true;
     default: return false;
     }

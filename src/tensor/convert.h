@@ -33,14 +33,12 @@ static inline uint16_t lu_f32_to_bf16(float f)
 
 float lu_f16_to_f32(uint16_t h);
 uint16_t lu_f32_to_f16(float f); /* overflow gives infinity */
-float lu_e4m3_to_f32(uint8_t b); /* "fn": no infinities, NaN = 0x7f / 0xff */
-float lu_e5m2_to_f32(uint8_t b);
-uint8_t lu_f32_to_e4m3(float f); /* saturates to +-448; NaN stays NaN */
-uint8_t lu_f32_to_e5m2(float f); /* saturates to +-57344; NaN stays NaN */
 
-/* n elements of any floating type (F32 F16 BF16 F64 F8_*) to float32; false for other types. */
+/* n elements of any floating type (F32 F16 BF16 F64 F8_E4M3 F8_E5M2) to float32; false for other
+   types. src may stand at any byte. E4M3 is the "fn" kind: no infinities, NaN is 0x7f and 0xff. */
 bool lu_to_f32(lutra_dtype t, const void *src, int64_t n, float *dst);
-/* float32 to F32, F16, BF16, F8_E4M3 or F8_E5M2; false for other types. */
+/* float32 to F32, F16, BF16, F8_E4M3 or F8_E5M2; false for other types. The 8-bit types saturate
+   (448, 57344) and keep NaN; F16 and BF16 overflow to infinity. */
 bool lu_from_f32(lutra_dtype t, const float *src, int64_t n, void *dst);
 
 #endif

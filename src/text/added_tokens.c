@@ -148,15 +148,6 @@ static const lu_added_token *longest_match(const lu_added_set *set, const char *
     return best;
 }
 
-/* Start of the character that ends at `end`. */
-static size_t character_before(const char *text, size_t end)
-{
-    size_t at = end - 1;
-    while (at > 0 && ((uint8_t)text[at] & 0xC0) == 0x80)
-        at--;
-    return at;
-}
-
 static bool is_word_at(const char *text, size_t at)
 {
     int length;
@@ -167,12 +158,12 @@ static bool is_word_at(const char *text, size_t at)
  */
 static bool accept(const lu_added_scan *s, const lu_added_token *t, size_t *begin, size_t *end)
 {
-    if (t->single_word && ((*begin > 0 && is_word_at(s->text, character_before(s->text, *begin))) ||
+    if (t->single_word && ((*begin > 0 && is_word_at(s->text, lu_utf8_before(s->text, *begin))) ||
                            (*end < s->n && is_word_at(s->text, *end))))
         return false;
     int length;
     while (t->lstrip && *begin > s->done) {
-        const size_t before = character_before(s->text, *begin);
+        const size_t before = lu_utf8_before(s->text, *begin);
         if (!lu_char_is_space(lu_utf8_decode(s->text + before, &length)))
             break;
         *begin = before;

@@ -7,8 +7,8 @@
 #include "text/bpe.h"
 #include "text/utf8.h"
 
-#define JOIN_BITS_PER_MERGE \
-    16 /* of the bitmap: at most 1 pair in 16 keeps text together needlessly */
+/* Size of the bitmap: at most 1 pair in 16 keeps text together needlessly. */
+#define JOIN_BITS_PER_MERGE 16
 
 static size_t merge_slot(const lu_bpe *m, uint32_t left, uint32_t right)
 {
@@ -142,12 +142,8 @@ static int32_t edge_character(const lu_bpe *m, uint32_t id, bool last)
     if (!n)
         return -1;
     int length;
-    if (last) {
-        size_t at = n - 1;
-        while (at > 0 && ((uint8_t)text[at] & 0xC0) == 0x80)
-            at--;
-        text += at;
-    }
+    if (last)
+        text += lu_utf8_before(text, n);
     lu_utf8_decode(text, &length);
     return lu_vocab_find(m->vocab, text, (size_t)length, LU_PIECE_MODEL);
 }

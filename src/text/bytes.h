@@ -12,6 +12,12 @@ typedef struct lu_bytes {
     bool failed; /* an append found no memory: the contents are not to be used */
 } lu_bytes;
 
+/* Bytes that belong to someone else. */
+typedef struct lu_text {
+    const char *data;
+    size_t n;
+} lu_text;
+
 void lu_bytes_append(lu_bytes *b, const char *data, size_t n);
 void lu_bytes_put(lu_bytes *b, char c);
 void lu_bytes_drop(lu_bytes *b, size_t n); /* removes the first n bytes */

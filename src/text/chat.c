@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "text/jinja_value.h"
+#include "text/tokenizer.h"
 
 #define MAX_TEMPLATE ((size_t)1 << 20)
 
@@ -172,4 +173,13 @@ lutra_status lu_chat_render(const lu_chat_config *c, const lutra_message *messag
     chat request = {c, messages, n_messages, add_generation_prompt};
     return lu_jinja_render(c->chat_template, strlen(c->chat_template), define_variables, &request,
                            NULL, text, n, err);
+}
+
+bool lutra_has_chat_template(const lutra_tokenizer *t) { return t->chat.chat_template != NULL; }
+
+lutra_status lutra_chat_render(const lutra_tokenizer *t, const lutra_message *messages,
+                               int n_messages, bool add_generation_prompt, char **text, size_t *n,
+                               lutra_err *err)
+{
+    return lu_chat_render(&t->chat, messages, n_messages, add_generation_prompt, text, n, err);
 }

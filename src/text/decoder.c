@@ -209,21 +209,9 @@ static lutra_status replace(lu_decoding *d, int i, const char *piece, size_t n, 
 {
     const lu_dec_step *step = &d->decoder->steps[i];
     lu_bytes *out = &d->states[i].scratch;
-    lu_pattern_scan scan;
-    lu_pattern_begin(&scan, &step->pattern, &d->room, piece, n);
-    size_t done = 0, begin, end;
     lu_bytes_clear(out);
-    while (true) {
-        bool found;
-        LU_TRY(lu_pattern_next(&scan, &found, &begin, &end, err));
-        if (!found)
-            break;
-        lu_bytes_append(out, piece + done, begin - done);
-        lu_bytes_append(out, step->text, step->n);
-        done = end;
-    }
-    lu_bytes_append(out, piece + done, n - done);
-    LU_TRY(lu_bytes_check(out, err));
+    LU_TRY(lu_pattern_replace(&step->pattern, &d->room, &(lu_text){piece, n},
+                              &(lu_text){step->text, step->n}, out, err));
     return hand_on(d, i + 1, out->data, out->n, err);
 }
 

@@ -107,7 +107,6 @@ lu_jnode *lu_j_expression(lu_jparser *p, bool with_if);
 lu_jnode *lu_j_tuple(lu_jparser *p, bool with_if); /* an expression, or several as a tuple */
 lu_jnode *lu_j_postfix(lu_jparser *p, lu_jnode *a);
 lu_jnode *lu_j_primary(lu_jparser *p);
-lu_jnode *lu_j_filters(lu_jparser *p, lu_jnode *a); /* what follows a: |filter, is test, call */
 lu_jnode *lu_j_filter_chain(lu_jparser *p, bool first_bar); /* "upper|trim" without a value */
 
 /* jinja_stmt.c: the whole template */

@@ -54,7 +54,7 @@ static void bind(lu_jenv *env, lu_jcall *call)
                       what->required, what->params);
 }
 
-lu_jv lu_j_invoke(lu_jenv *env, const lu_jbuiltin *what, lu_jv self, const lu_jargs *args)
+static lu_jv invoke(lu_jenv *env, const lu_jbuiltin *what, lu_jv self, const lu_jargs *args)
 {
     lu_jcall call = {.env = env, .what = what, .self = self, .args = args};
     lu_j_work(env, 1);
@@ -114,7 +114,7 @@ lu_jv lu_j_filter(lu_jenv *env, lu_jstr name, lu_jv value, const lu_jargs *args)
         row = lu_j_row(lu_j_list_filters, name);
     if (!row)
         lu_j_fail(env, LUTRA_E_UNSUPPORTED, "unknown filter '%.*s'", shown(name), name.p);
-    return lu_j_invoke(env, row, value, args);
+    return invoke(env, row, value, args);
 }
 
 bool lu_j_test(lu_jenv *env, lu_jstr name, lu_jv value, const lu_jargs *args)
@@ -122,7 +122,7 @@ bool lu_j_test(lu_jenv *env, lu_jstr name, lu_jv value, const lu_jargs *args)
     const lu_jbuiltin *row = lu_j_row(lu_j_tests, name);
     if (!row)
         lu_j_fail(env, LUTRA_E_UNSUPPORTED, "unknown test '%.*s'", shown(name), name.p);
-    return lu_j_truth(lu_j_invoke(env, row, value, args));
+    return lu_j_truth(invoke(env, row, value, args));
 }
 
 lu_jv lu_j_call_node(lu_jenv *env, const lu_jnode *node, const lu_jv *caller)
@@ -142,8 +142,8 @@ lu_jv lu_j_call_node(lu_jenv *env, const lu_jnode *node, const lu_jv *caller)
         args.named[args.n_named++] = (lu_jnamed){lu_j_lit("caller"), *caller};
     env->line = node->line;
     switch (callee.type) {
-    case J_FUNCTION: return lu_j_invoke(env, callee.function, lu_j_none(), &args);
-    case J_METHOD: return lu_j_invoke(env, callee.method->what, callee.method->self, &args);
+    case J_FUNCTION: return invoke(env, callee.function, lu_j_none(), &args);
+    case J_METHOD: return invoke(env, callee.method->what, callee.method->self, &args);
     case J_MACRO: return lu_j_run_macro(env, callee.macro, &args);
     default: lu_j_wrong_type(env, "call", callee, "a function or macro");
     }

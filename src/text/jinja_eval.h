@@ -45,22 +45,16 @@ struct lu_jmacro {
     lu_jscope *scope; /* where it was defined */
 };
 
-typedef enum lu_jflow { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE } lu_jflow;
-
 /* jinja_eval.c */
 lu_jv lu_j_eval(lu_jenv *env, const lu_jnode *node);
 lu_jv lu_j_eval_filters(lu_jenv *env, const lu_jnode *chain, lu_jv value);     /* filter blocks */
 lu_jv lu_j_call_node(lu_jenv *env, const lu_jnode *node, const lu_jv *caller); /* may be NULL */
-lu_jv lu_j_invoke(lu_jenv *env, const lu_jbuiltin *what, lu_jv self, const lu_jargs *args);
 lu_jv lu_j_filter(lu_jenv *env, lu_jstr name, lu_jv value, const lu_jargs *args);
 bool lu_j_test(lu_jenv *env, lu_jstr name, lu_jv value, const lu_jargs *args);
 const lu_jbuiltin *lu_j_row(const lu_jbuiltin *table, lu_jstr name); /* NULL: none */
 
 /* jinja_run.c */
-lu_jscope *lu_j_push_scope(lu_jenv *env, lu_jscope *parent);
 lu_jv *lu_j_find_name(lu_jenv *env, lu_jstr name); /* NULL: not set anywhere */
-void lu_j_set_name(lu_jenv *env, lu_jscope *scope, lu_jstr name, lu_jv value);
-lu_jflow lu_j_run(lu_jenv *env, const lu_jnode *list);
 lu_jv lu_j_run_macro(lu_jenv *env, const lu_jmacro *macro, const lu_jargs *args);
 
 /* jinja_ops.c */

@@ -306,7 +306,8 @@ static lu_jnode *test(lu_jparser *p, lu_jnode *a)
     return node;
 }
 
-lu_jnode *lu_j_filters(lu_jparser *p, lu_jnode *a)
+/* What follows a: |filter, is test, call. */
+static lu_jnode *filters(lu_jparser *p, lu_jnode *a)
 {
     for (;;) {
         if (lu_j_skip_op(p, '|'))
@@ -345,7 +346,7 @@ static lu_jnode *unary(lu_jparser *p, bool with_filters)
     }
     a = lu_j_postfix(p, a);
     if (with_filters)
-        a = lu_j_filters(p, a);
+        a = filters(p, a);
     lu_j_leave(p->env);
     return a;
 }

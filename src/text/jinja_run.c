@@ -18,6 +18,11 @@ const lu_jinja_options lu_jinja_defaults = {
     .now = -1,
 };
 
+/* How a list of statements ended. */
+typedef enum control { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE } control;
+
+static control run_list(lu_jenv *env, const lu_jnode *list);
+
 typedef struct variable variable;
 struct variable {
     lu_jstr name;
@@ -32,7 +37,7 @@ struct lu_jscope {
 
 /* --- scopes --------------------------------------------------------------------------------- */
 
-lu_jscope *lu_j_push_scope(lu_jenv *env, lu_jscope *parent)
+static lu_jscope *push_scope(lu_jenv *env, lu_jscope *parent)
 {
     lu_jscope *scope = lu_j_alloc(env, 1, sizeof *scope);
     scope->parent = parent;
@@ -59,7 +64,7 @@ lu_jv *lu_j_find_name(lu_jenv *env, lu_jstr name)
     return NULL;
 }
 
-void lu_j_set_name(lu_jenv *env, lu_jscope *scope, lu_jstr name, lu_jv value)
+static void set_name(lu_jenv *env, lu_jscope *scope, lu_jstr name, lu_jv value)
 {
     lu_jv *place = find_in(env, scope, name);
     if (place) {
@@ -73,13 +78,13 @@ void lu_j_set_name(lu_jenv *env, lu_jscope *scope, lu_jstr name, lu_jv value)
 
 void lu_j_global(lu_jenv *env, const char *name, lu_jv value)
 {
-    lu_j_set_name(env, env->globals, lu_j_lit(name), value);
+    set_name(env, env->globals, lu_j_lit(name), value);
 }
 
 static void assign(lu_jenv *env, const lu_jnode *target, lu_jv value)
 {
     if (target->kind == N_NAME) {
-        lu_j_set_name(env, env->scope, target->name, value);
+        set_name(env, env->scope, target->name, value);
         return;
     }
     if (target->kind == N_ATTR) {
@@ -103,31 +108,31 @@ static void assign(lu_jenv *env, const lu_jnode *target, lu_jv value)
 /* --- blocks --------------------------------------------------------------------------------- */
 
 /* Runs a list with its output going to b. */
-static lu_jflow capture(lu_jenv *env, const lu_jnode *list, lu_jbuf *b)
+static control capture(lu_jenv *env, const lu_jnode *list, lu_jbuf *b)
 {
     lu_jbuf *out = env->out;
     env->out = b;
-    const lu_jflow flow = lu_j_run(env, list);
+    const control flow = run_list(env, list);
     env->out = out;
     return flow;
 }
 
-static lu_jflow run_scope(lu_jenv *env, const lu_jnode *list)
+static control run_scope(lu_jenv *env, const lu_jnode *list)
 {
     lu_jscope *outer = env->scope;
-    env->scope = lu_j_push_scope(env, outer);
-    const lu_jflow flow = lu_j_run(env, list);
+    env->scope = push_scope(env, outer);
+    const control flow = run_list(env, list);
     env->scope = outer;
     return flow;
 }
 
 /* Also of filter blocks, which print what set blocks keep. */
-static lu_jflow run_captured(lu_jenv *env, const lu_jnode *node)
+static control run_captured(lu_jenv *env, const lu_jnode *node)
 {
     lu_jbuf b = {0};
     lu_jscope *outer = env->scope;
-    env->scope = lu_j_push_scope(env, outer);
-    const lu_jflow flow = capture(env, node->list, &b);
+    env->scope = push_scope(env, outer);
+    const control flow = capture(env, node->list, &b);
     env->scope = outer;
     const lu_jv v = lu_j_eval_filters(env, node->b, lu_j_take(&b));
     if (node->kind == N_SET_BLOCK)
@@ -137,13 +142,13 @@ static lu_jflow run_captured(lu_jenv *env, const lu_jnode *node)
     return flow;
 }
 
-static lu_jflow run_if(lu_jenv *env, const lu_jnode *node)
+static control run_if(lu_jenv *env, const lu_jnode *node)
 {
     for (; node; node = node->c) {
         if (node->kind == N_SCOPE)
-            return lu_j_run(env, node->list);
+            return run_list(env, node->list);
         if (lu_j_truth(lu_j_eval(env, node->a)))
-            return lu_j_run(env, node->list);
+            return run_list(env, node->list);
     }
     return FLOW_ON;
 }
@@ -159,7 +164,7 @@ static lu_jlist *loop_items(lu_jenv *env, const lu_jnode *node)
         return items;
     }
     lu_jscope *outer = env->scope;
-    env->scope = lu_j_push_scope(env, outer);
+    env->scope = push_scope(env, outer);
     for (size_t i = 0, n = all->n; i < n; i++) {
         const lu_jv item = all->items[i];
         assign(env, node->a, item);
@@ -170,7 +175,7 @@ static lu_jlist *loop_items(lu_jenv *env, const lu_jnode *node)
     return items;
 }
 
-static lu_jflow run_for(lu_jenv *env, const lu_jnode *node)
+static control run_for(lu_jenv *env, const lu_jnode *node)
 {
     lu_jlist *items = loop_items(env, node);
     if (!items->n)
@@ -180,10 +185,10 @@ static lu_jflow run_for(lu_jenv *env, const lu_jnode *node)
     loop->items = items;
     for (loop->index = 0; loop->index < items->n; loop->index++) {
         lu_j_work(env, 1);
-        env->scope = lu_j_push_scope(env, outer);
-        lu_j_set_name(env, env->scope, lu_j_lit("loop"), (lu_jv){.type = J_LOOP, .loop = loop});
+        env->scope = push_scope(env, outer);
+        set_name(env, env->scope, lu_j_lit("loop"), (lu_jv){.type = J_LOOP, .loop = loop});
         assign(env, node->a, items->items[loop->index]);
-        if (lu_j_run(env, node->list) == FLOW_BREAK)
+        if (run_list(env, node->list) == FLOW_BREAK)
             break;
     }
     env->scope = outer;
@@ -223,11 +228,11 @@ static void bind_macro(lu_jenv *env, const lu_jnode *node, const lu_jargs *args)
             known += lu_j_same(args->named[i].name, param->name);
         if (v.type == J_ABSENT)
             v = param->a ? lu_j_eval(env, param->a) : lu_j_undefined(param->name);
-        lu_j_set_name(env, env->scope, param->name, v);
+        set_name(env, env->scope, param->name, v);
     }
     const lu_jv caller = argument(args, SIZE_MAX, lu_j_lit("caller"));
     if (caller.type != J_ABSENT && !find_in(env, env->scope, lu_j_lit("caller"))) {
-        lu_j_set_name(env, env->scope, lu_j_lit("caller"), caller);
+        set_name(env, env->scope, lu_j_lit("caller"), caller);
         known++;
     }
     if (args->n > n || args->n_named > known)
@@ -239,14 +244,14 @@ lu_jv lu_j_run_macro(lu_jenv *env, const lu_jmacro *macro, const lu_jargs *args)
 {
     lu_jscope *outer = env->scope;
     lu_jbuf b = {0};
-    env->scope = lu_j_push_scope(env, macro->scope);
+    env->scope = push_scope(env, macro->scope);
     bind_macro(env, macro->node, args);
     capture(env, macro->node->list, &b);
     env->scope = outer;
     return lu_j_take(&b);
 }
 
-static lu_jflow run_one(lu_jenv *env, const lu_jnode *node)
+static control run_one(lu_jenv *env, const lu_jnode *node)
 {
     switch (node->kind) {
     case N_TEXT: lu_j_put(env, env->out, node->value.s.p, node->value.s.n); return FLOW_ON;
@@ -258,16 +263,16 @@ static lu_jflow run_one(lu_jenv *env, const lu_jnode *node)
     case N_FOR: return run_for(env, node);
     case N_BREAK: return FLOW_BREAK;
     case N_CONTINUE: return FLOW_CONTINUE;
-    case N_MACRO: lu_j_set_name(env, env->scope, node->name, new_macro(env, node)); return FLOW_ON;
+    case N_MACRO: set_name(env, env->scope, node->name, new_macro(env, node)); return FLOW_ON;
     case N_CALL_BLOCK: run_call_block(env, node); return FLOW_ON;
-    case N_SCOPE: return node->op ? run_scope(env, node->list) : lu_j_run(env, node->list);
+    case N_SCOPE: return node->op ? run_scope(env, node->list) : run_list(env, node->list);
     default: lu_j_fail(env, LUTRA_E_INTERNAL, "expression %d among statements", (int)node->kind);
     }
 }
 
-lu_jflow lu_j_run(lu_jenv *env, const lu_jnode *list)
+static control run_list(lu_jenv *env, const lu_jnode *list)
 {
-    lu_jflow flow = FLOW_ON;
+    control flow = FLOW_ON;
     lu_j_enter(env);
     for (; list && flow == FLOW_ON; list = list->next) {
         lu_j_work(env, 1);
@@ -293,12 +298,12 @@ static void render(lu_jenv *env, const request *r, lu_jbuf *out)
                   MAX_SOURCE);
     const lu_jtoken *tokens = lu_j_lex(env, r->source);
     const lu_jnode *root = lu_j_template(env, tokens);
-    env->globals = lu_j_push_scope(env, NULL);
+    env->globals = push_scope(env, NULL);
     if (r->context)
         r->context(env, r->arg);
-    env->scope = lu_j_push_scope(env, env->globals);
+    env->scope = push_scope(env, env->globals);
     env->out = out;
-    lu_j_run(env, root);
+    run_list(env, root);
 }
 
 /* Where failures unwind to. All state is the caller's, so that none of it is a local variable of

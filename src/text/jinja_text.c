@@ -251,6 +251,8 @@ lu_jstr lu_j_replace(lu_jenv *env, lu_jstr s, lu_jstr old, lu_jstr new_text, int
 
 /* --- str() and repr() ----------------------------------------------------------------------- */
 
+static void repr(lu_jenv *env, lu_jbuf *b, lu_jv v);
+
 static void repr_string(lu_jenv *env, lu_jbuf *b, lu_jstr s)
 {
     const bool single = s.n && memchr(s.p, '\'', s.n) && !memchr(s.p, '"', s.n);
@@ -283,7 +285,7 @@ static void repr_items(lu_jenv *env, lu_jbuf *b, const lu_jlist *list, bool tupl
     lu_j_put_text(env, b, tuple ? "(" : "[");
     for (size_t i = 0; i < list->n; i++) {
         lu_j_put_text(env, b, i ? ", " : "");
-        lu_j_repr(env, b, list->items[i]);
+        repr(env, b, list->items[i]);
     }
     lu_j_put_text(env, b, !tuple ? "]" : list->n == 1 ? ",)" : ")");
 }
@@ -293,14 +295,14 @@ static void repr_pairs(lu_jenv *env, lu_jbuf *b, const lu_jdict *d)
     lu_j_put_text(env, b, "{");
     for (size_t i = 0; i < d->n; i++) {
         lu_j_put_text(env, b, i ? ", " : "");
-        lu_j_repr(env, b, d->pairs[i].key);
+        repr(env, b, d->pairs[i].key);
         lu_j_put_text(env, b, ": ");
-        lu_j_repr(env, b, d->pairs[i].value);
+        repr(env, b, d->pairs[i].value);
     }
     lu_j_put_text(env, b, "}");
 }
 
-void lu_j_repr(lu_jenv *env, lu_jbuf *b, lu_jv v)
+static void repr(lu_jenv *env, lu_jbuf *b, lu_jv v)
 {
     lu_j_enter(env); /* a list that was appended to itself ends here */
     switch (v.type) {
@@ -323,7 +325,7 @@ void lu_j_show(lu_jenv *env, lu_jbuf *b, lu_jv v)
     if (v.type == J_STR)
         lu_j_put(env, b, v.s.p, v.s.n);
     else if (v.type != J_UNDEFINED)
-        lu_j_repr(env, b, v);
+        repr(env, b, v);
 }
 
 lu_jstr lu_j_to_str(lu_jenv *env, lu_jv v)

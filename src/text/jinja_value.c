@@ -147,11 +147,6 @@ lu_jv *lu_j_get(lu_jenv *env, const lu_jdict *d, lu_jv key)
     return NULL;
 }
 
-lu_jv *lu_j_get_text(lu_jenv *env, const lu_jdict *d, const char *key)
-{
-    return lu_j_get(env, d, lu_j_text(key));
-}
-
 void lu_j_set(lu_jenv *env, lu_jdict *d, lu_jv key, lu_jv value)
 {
     if (key.type == J_LIST || key.type == J_DICT || key.type == J_UNDEFINED)

@@ -99,8 +99,7 @@ struct lu_jenv {
 _Noreturn void lu_j_fail(lu_jenv *env, lutra_status status, const char *fmt, ...)
     LUTRA_PRINTF(3, 4);
 
-/* Fails if v is undefined (naming it), else as lu_j_fail with E_FORMAT "<what> is a <type>,
- * <rest>". */
+/* E_FORMAT: "'NAME' is undefined", else "<what>: got <type of v>, expected <expected>". */
 _Noreturn void lu_j_wrong_type(lu_jenv *env, const char *what, lu_jv v, const char *expected);
 
 void lu_j_work(lu_jenv *env, size_t units); /* fails once the work is spent */
@@ -123,7 +122,6 @@ lu_jv lu_j_dict(lu_jenv *env, lu_jtype type); /* empty; J_DICT or J_NAMESPACE */
 
 void lu_j_append(lu_jenv *env, lu_jlist *list, lu_jv v);
 lu_jv *lu_j_get(lu_jenv *env, const lu_jdict *d, lu_jv key); /* NULL: no such key */
-lu_jv *lu_j_get_text(lu_jenv *env, const lu_jdict *d, const char *key);
 void lu_j_set(lu_jenv *env, lu_jdict *d, lu_jv key, lu_jv value);
 void lu_j_set_text(lu_jenv *env, lu_jdict *d, const char *key, lu_jv value);
 
@@ -153,7 +151,6 @@ void lu_j_put_text(lu_jenv *env, lu_jbuf *b, const char *s);
 void lu_j_put_char(lu_jenv *env, lu_jbuf *b, uint32_t code); /* as UTF-8 */
 lu_jv lu_j_take(const lu_jbuf *b);
 void lu_j_show(lu_jenv *env, lu_jbuf *b, lu_jv v); /* as Python's str() */
-void lu_j_repr(lu_jenv *env, lu_jbuf *b, lu_jv v); /* as Python's repr() */
 lu_jstr lu_j_to_str(lu_jenv *env, lu_jv v);        /* str(), shared if it is a string */
 void lu_j_put_int(lu_jenv *env, lu_jbuf *b, int64_t i);
 void lu_j_put_float(lu_jenv *env, lu_jbuf *b, double f);

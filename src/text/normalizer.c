@@ -82,25 +82,6 @@ void lu_normalizer_free(lu_normalizer *z)
     *z = (lu_normalizer){0};
 }
 
-static lutra_status replace(const lu_norm_step *step, lu_match_room *room, const lu_bytes *in,
-                            lu_bytes *out, lutra_err *err)
-{
-    lu_pattern_scan scan;
-    lu_pattern_begin(&scan, &step->pattern, room, in->data, in->n);
-    bool found;
-    size_t begin, end, done = 0;
-    while (true) {
-        LU_TRY(lu_pattern_next(&scan, &found, &begin, &end, err));
-        if (!found)
-            break;
-        lu_bytes_append(out, in->data + done, begin - done);
-        lu_bytes_append(out, step->text, step->n);
-        done = end;
-    }
-    lu_bytes_append(out, in->data + done, in->n - done);
-    return LUTRA_OK;
-}
-
 /* True for text that no normal form changes, seen from its lead bytes alone: the composed forms
    begin to act at U+0300 (0xCC), the others at the first character beyond ASCII. */
 static bool form_is_plain(const lu_bytes *in, int form)
@@ -191,9 +172,7 @@ static void strip(const lu_norm_step *step, const lu_bytes *in, lu_bytes *out, b
     while (step->left && begin < end && lu_char_is_space(lu_utf8_decode(in->data + begin, &length)))
         begin += (size_t)length;
     while (step->right && begin < end) {
-        size_t last = end - 1;
-        while (((uint8_t)in->data[last] & 0xC0) == 0x80)
-            last--;
+        const size_t last = lu_utf8_before(in->data, end);
         if (!lu_char_is_space(lu_utf8_decode(in->data + last, &length)))
             break;
         end = last;
@@ -211,7 +190,9 @@ static lutra_status run_step(const lu_norm_step *step, lu_match_room *room, cons
         lu_bytes_append(out, step->text, step->n);
         lu_bytes_append(out, in->data, in->n);
         return LUTRA_OK;
-    case REPLACE: return replace(step, room, in, out, err);
+    case REPLACE:
+        return lu_pattern_replace(&step->pattern, room, &(lu_text){in->data, in->n},
+                                  &(lu_text){step->text, step->n}, out, err);
     case UNICODE_FORM:
         if (!form_is_plain(in, step->form))
             return unicode_form(step->form, in, out, err);

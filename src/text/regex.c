@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "text/bytes.h"
 #include "text/utf8.h"
 
 #define JIT_STACK_START (32u << 10)
@@ -126,7 +125,7 @@ static lutra_status compile(const char *what, const char *regex, const lu_bytes 
     pcre2_general_context_free(general);
     if (!code) {
         PCRE2_UCHAR text[128];
-        if (error == PCRE2_ERROR_NOMEMORY || error == PCRE2_ERROR_HEAP_FAILED || error == 121)
+        if (error == PCRE2_ERROR_NOMEMORY || error == PCRE2_ERROR_HEAP_FAILED)
             return lu_fail_nomem(err, translated->n);
         pcre2_get_error_message(error, text, sizeof text);
         return lu_fail(err, LUTRA_E_FORMAT, "%s: regex \"%s\" does not compile: %s", what, regex,
@@ -269,4 +268,23 @@ lutra_status lu_pattern_next(lu_pattern_scan *s, bool *found, size_t *begin, siz
         break;
     }
     return LUTRA_OK;
+}
+
+lutra_status lu_pattern_replace(const lu_pattern *p, lu_match_room *room, const lu_text *in,
+                                const lu_text *with, lu_bytes *out, lutra_err *err)
+{
+    lu_pattern_scan scan;
+    size_t done = 0, begin, end;
+    lu_pattern_begin(&scan, p, room, in->data, in->n);
+    while (true) {
+        bool found;
+        LU_TRY(lu_pattern_next(&scan, &found, &begin, &end, err));
+        if (!found)
+            break;
+        lu_bytes_append(out, in->data + done, begin - done);
+        lu_bytes_append(out, with->data, with->n);
+        done = end;
+    }
+    lu_bytes_append(out, in->data + done, in->n - done);
+    return lu_bytes_check(out, err);
 }

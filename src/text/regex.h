@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "base/status.h"
+#include "text/bytes.h"
 
 typedef struct lu_pattern {
     char *literal; /* a String pattern; NULL for a regex */
@@ -41,5 +42,9 @@ void lu_pattern_begin(lu_pattern_scan *s, const lu_pattern *p, lu_match_room *ro
 /* *found is false when there is no further match. E_LIMIT: the regex backtracks beyond measure. */
 lutra_status lu_pattern_next(lu_pattern_scan *s, bool *found, size_t *begin, size_t *end,
                              lutra_err *err);
+
+/* Appends `in` to out with every match replaced by `with`. */
+lutra_status lu_pattern_replace(const lu_pattern *p, lu_match_room *room, const lu_text *in,
+                                const lu_text *with, lu_bytes *out, lutra_err *err);
 
 #endif

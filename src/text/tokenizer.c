@@ -127,8 +127,6 @@ void lutra_tokenizer_close(lutra_tokenizer *t)
     lu_free(t);
 }
 
-const lu_chat_config *lu_tokenizer_chat(const lutra_tokenizer *t) { return &t->chat; }
-
 /* --- looking up ----------------------------------------------------------------------------- */
 
 int64_t lutra_tokenizer_vocab_size(const lutra_tokenizer *t) { return t->vocab.n_ids; }

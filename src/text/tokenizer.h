@@ -23,9 +23,6 @@ struct lutra_tokenizer {
 lutra_status lu_tokenizer_parse(const char *what, const char *text, size_t n, lutra_tokenizer **out,
                                 lutra_err *err);
 
-/* The chat side of the folder; owned by the tokenizer. */
-const lu_chat_config *lu_tokenizer_chat(const lutra_tokenizer *t);
-
 /* Puts the piece of an id through a decoding: nothing for an id without a piece, or a special one
    when skip_special. */
 lutra_status lu_tokenizer_push(const lutra_tokenizer *t, lu_decoding *d, int32_t id,

@@ -27,7 +27,10 @@ static int sequence_length(uint8_t lead, uint8_t *low, uint8_t *high)
     return lead < 0xF5 ? 4 : 0;
 }
 
-int lu_utf8_step(const char *text, size_t n, int *bad, bool *cut)
+/* Length of the character at text (1..4), or 0 if the bytes there are not one. *bad is then the
+   length of the maximal part that cannot be continued (1..3), as Unicode and Python count it; *cut
+   says that the part reaches the end of the input, so more bytes could have completed it. */
+static int step(const char *text, size_t n, int *bad, bool *cut)
 {
     const uint8_t *p = (const uint8_t *)text;
     uint8_t low, high;
@@ -55,7 +58,7 @@ bool lu_utf8_valid(const char *p, size_t n)
     int bad;
     bool cut;
     for (size_t i = 0; i < n;) {
-        const int length = (uint8_t)p[i] < 0x80 ? 1 : lu_utf8_step(p + i, n - i, &bad, &cut);
+        const int length = (uint8_t)p[i] < 0x80 ? 1 : step(p + i, n - i, &bad, &cut);
         if (!length)
             return false;
         i += (size_t)length;
@@ -69,7 +72,7 @@ size_t lu_utf8_append_lossy(lu_bytes *out, const char *p, size_t n, bool more)
     while (i < n) {
         int bad;
         bool cut;
-        const int length = lu_utf8_step(p + i, n - i, &bad, &cut);
+        const int length = step(p + i, n - i, &bad, &cut);
         if (length) {
             i += (size_t)length;
             continue;
@@ -103,6 +106,14 @@ int32_t lu_utf8_decode(const char *text, int *length)
     }
     *length = 4;
     return (p[0] & 0x07) << 18 | (p[1] & 0x3F) << 12 | (p[2] & 0x3F) << 6 | (p[3] & 0x3F);
+}
+
+size_t lu_utf8_before(const char *text, size_t end)
+{
+    size_t at = end - 1;
+    while (at > 0 && ((uint8_t)text[at] & 0xC0) == 0x80)
+        at--;
+    return at;
 }
 
 void lu_utf8_append(lu_bytes *out, int32_t code)

@@ -41,7 +41,7 @@ expect_no_err
 expect_out '^format  *nf3:g64:f16$'
 
 # Every format name, and the options that change a spec.
-for format in nf4 nf3 nf2 fp4 fp3 fp2 int2 int3 int4 int5 int6 int7 int8; do
+for format in nf4 nf3 nf2 lm4 lm3 lm2 fp4 fp3 fp2 int2 int3 int4 int5 int6 int7 int8; do
     run quantize "$MODEL" "$work/any" --format $format --dry-run --json
     expect_status 0
     expect_value 'o["format"]' "$format:g64:f16"
@@ -57,6 +57,15 @@ expect_value 'o["format"]' 'int4:g32:asym:f32'
 run quantize "$MODEL" "$work/ignored" --format int8 --ignore '*embed_tokens' --ignore 'lm_head' --ignore '*.layers.0.*' --json
 expect_status 0
 expect_value 'o["quantized_tensors"]' 49
+
+# The range rule changes scales and codes, not the format.
+run quantize "$MODEL" "$work/narrow" --format int2 --range mse --json
+expect_status 0
+expect_value 'o["format"], o["range"]' "('int2:g64:f16', 'mse')"
+expect_value 'o["sqnr_db"] > 6' True
+run inspect "$work/narrow"
+expect_status 0
+usage_error "--range: unknown value 'max', expected minmax or mse" quantize "$MODEL" "$work/made" --range max
 
 # Tables of one's own.
 printf '# four levels\n-1.5, -0.5 # low\n0.25\n1\n' >"$work/levels.txt"

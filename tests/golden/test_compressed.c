@@ -16,25 +16,11 @@
 #include "lutra/engine.h"
 #include "lutra/quant.h"
 #include "model/slots.h"
+#include "support/expect.h"
+#include "support/synthetic_checkpoint.h"
 
 #define VOCAB 96
 #define TOKENS 33
-
-static void must(lutra_status status, const lutra_err *err)
-{
-    if (status != LUTRA_OK)
-        fail_msg("%s: %s", lutra_status_text(status), err->msg);
-}
-
-static double relative(const float *a, const float *b, int64_t n)
-{
-    double d = 0.0, s = 0.0;
-    for (int64_t i = 0; i < n; i++) {
-        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-        s += (double)b[i] * b[i];
-    }
-    return sqrt(d / s);
-}
 
 static void compress(lutra_ctx *ctx, const char *in, const char *out, const char *spec,
                      bool everything)
@@ -49,18 +35,6 @@ static void compress(lutra_ctx *ctx, const char *in, const char *out, const char
     must(lutra_quantize_checkpoint(ctx, in, out, &o, &report, &err), &err);
 }
 
-static void remove_folder(const char *folder)
-{
-    static const char *const files[] = {"config.json", "model.safetensors",
-                                        "reference.safetensors"};
-    char path[512];
-    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
-        snprintf(path, sizeof path, "%s/%s", folder, files[i]);
-        unlink(path);
-    }
-    assert_int_equal(rmdir(folder), 0);
-}
-
 static void expect_near(lutra_ctx *ctx, const char *name, const char *out, bool everything)
 {
     lutra_err err;
@@ -68,7 +42,7 @@ static void expect_near(lutra_ctx *ctx, const char *name, const char *out, bool 
     lutra_session *s;
     lutra_model_info info;
     lu_st_file *reference;
-    char in[256], path[512];
+    char in[256], path[SYN_PATH];
     static float logits[TOKENS * VOCAB];
     const lutra_model_options f32 = {.size = sizeof f32, .dtype = LUTRA_F32};
     snprintf(in, sizeof in, "tests/fixtures/tiny/%s", name);
@@ -93,7 +67,7 @@ static void expect_near(lutra_ctx *ctx, const char *name, const char *out, bool 
     lu_st_close(reference);
     lutra_session_close(s);
     lutra_model_close(m);
-    remove_folder(out);
+    syn_delete(out);
 }
 
 static void eight_bits_change_little(void **state)
@@ -102,11 +76,8 @@ static void eight_bits_change_little(void **state)
     static const char *const names[] = {"llama", "mistral", "qwen2", "gemma2", "mixtral"};
     lutra_err err;
     lutra_ctx *ctx;
-    char folder[] = "/tmp/lutra-compressed-XX"
-                    "XX"
-                    "XX",
-         out[64];
-    assert_non_null(mkdtemp(folder));
+    char folder[SYN_PATH], out[SYN_PATH + 16];
+    syn_temp(folder);
     snprintf(out, sizeof out, "%s/model", folder);
     must(lutra_open(NULL, &ctx, &err), &err);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -114,7 +85,7 @@ static void eight_bits_change_little(void **state)
         expect_near(ctx, names[i], out, true);
     }
     lutra_close(ctx);
-    assert_int_equal(rmdir(folder), 0);
+    syn_delete(folder);
 }
 
 int main(void)

@@ -25,6 +25,7 @@
 #include "io/safetensors.h"
 #include "lutra/engine.h"
 #include "model/forward.h"
+#include "support/expect.h"
 
 #define MAX_MODELS 64
 
@@ -45,12 +46,6 @@ typedef struct {
 static void join(char *out, size_t size, const char *folder, const char *name)
 {
     snprintf(out, size, "%s/%s", folder, name);
-}
-
-static void must(lutra_status status, const lutra_err *err)
-{
-    if (status != LUTRA_OK)
-        fail_msg("%s: %s", lutra_status_text(status), err->msg);
 }
 
 static const lutra_tensor *tensor(const fixture *f, const char *name)
@@ -91,17 +86,6 @@ static void close_fixture(fixture *f)
     lutra_session_close(f->session);
     lutra_model_close(f->model);
     lutra_close(f->ctx);
-}
-
-/* ||a - b|| / ||b|| */
-static double relative(const float *a, const float *b, int64_t n)
-{
-    double d = 0.0, s = 0.0;
-    for (int64_t i = 0; i < n; i++) {
-        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-        s += (double)b[i] * b[i];
-    }
-    return sqrt(d / s);
 }
 
 static void feed_all(fixture *f, const lutra_tensor *ids)

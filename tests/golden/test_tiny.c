@@ -19,6 +19,9 @@
 #include "base/mem.h"
 #include "lutra/engine.h"
 #include "model/forward.h"
+#include "support/alloc_sweep.h"
+#include "support/expect.h"
+#include "support/synthetic_checkpoint.h"
 
 static const char *const names[] = {"llama", "llama-int3", "mistral", "qwen2", "gemma2", "mixtral"};
 #define N_NAMES (sizeof names / sizeof names[0])
@@ -32,12 +35,6 @@ typedef struct {
     const int32_t *ids;    /* [TOKENS] */
     const float *expected; /* [TOKENS][VOCAB] */
 } tiny;
-
-static void must(lutra_status status, const lutra_err *err)
-{
-    if (status != LUTRA_OK)
-        fail_msg("%s: %s", lutra_status_text(status), err->msg);
-}
 
 static tiny open_tiny(const char *name, lu_level level, int threads, lutra_dtype dtype)
 {
@@ -80,16 +77,6 @@ static void run_session(tiny *t, int64_t step, float *out)
              &err);
     assert_int_equal(lutra_session_length(s), TOKENS);
     lutra_session_close(s);
-}
-
-static double relative(const float *a, const float *b, int64_t n)
-{
-    double d = 0.0, s = 0.0;
-    for (int64_t i = 0; i < n; i++) {
-        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-        s += (double)b[i] * b[i];
-    }
-    return sqrt(d / s);
 }
 
 static void logits_match_the_oracle_at_every_level(void **state)
@@ -290,6 +277,24 @@ static void a_cancelled_feed_leaves_the_session_as_it_was(void **state)
     close_tiny(&t);
 }
 
+typedef struct {
+    lutra_ctx *ctx;
+    const char *folder;
+} opening;
+
+static lutra_status open_and_close(void *arg)
+{
+    const opening *o = arg;
+    lutra_model *m = NULL;
+    lutra_session *s = NULL;
+    lutra_status status = lutra_model_open(o->ctx, o->folder, NULL, &m, NULL);
+    if (status == LUTRA_OK)
+        status = lutra_session_open(m, 0, &s, NULL);
+    lutra_session_close(s);
+    lutra_model_close(m);
+    return status;
+}
+
 static void opening_survives_every_failed_allocation(void **state)
 {
     (void)state;
@@ -299,23 +304,7 @@ static void opening_survives_every_failed_allocation(void **state)
     static const char *const folders[] = {"tests/fixtures/tiny/llama-int3",
                                           "tests/fixtures/tiny/mixtral"};
     for (int i = 0; i < 2; i++)
-        for (int64_t n = 1;; n++) {
-            lutra_model *m = NULL;
-            lutra_session *s = NULL;
-            lu_mem_fail_at(n, false);
-            lutra_status status = lutra_model_open(ctx, folders[i], NULL, &m, NULL);
-            if (status == LUTRA_OK)
-                status = lutra_session_open(m, 0, &s, NULL);
-            const bool reached = lu_mem_count() >= n;
-            lu_mem_fail_at(0, false);
-            lutra_session_close(s);
-            lutra_model_close(m);
-            if (!reached) {
-                assert_int_equal(status, LUTRA_OK);
-                break;
-            }
-            assert_int_equal(status, LUTRA_E_NOMEM);
-        }
+        assert_true(fail_each_allocation(open_and_close, &(opening){ctx, folders[i]}) > 0);
     lutra_close(ctx);
 }
 
@@ -328,12 +317,9 @@ static void expect_refusal(const char *name, const char *from, const char *to, l
     lutra_err err;
     lutra_ctx *ctx;
     lutra_model *m = NULL;
-    char folder[] = "/tmp/lutra-tiny-XX"
-                    "XX"
-                    "XX",
-         path[512], cwd[256], target[512], *text;
+    char folder[SYN_PATH], path[2 * SYN_PATH], cwd[256], target[512], *text;
     size_t size;
-    assert_non_null(mkdtemp(folder));
+    syn_temp(folder);
     snprintf(path, sizeof path, "tests/fixtures/tiny/%s/config.json", name);
     must(lu_file_read(path, 1 << 20, &text, &size, &err), &err);
     const char *at = strstr(text, from);
@@ -354,10 +340,7 @@ static void expect_refusal(const char *name, const char *from, const char *to, l
     if (!strstr(err.msg, word))
         fail_msg("'%s' does not say '%s'", err.msg, word);
     lutra_close(ctx);
-    unlink(path);
-    snprintf(path, sizeof path, "%s/config.json", folder);
-    unlink(path);
-    rmdir(folder);
+    syn_delete(folder);
 }
 
 static void tensors_that_do_not_fit_the_config_are_named(void **state)

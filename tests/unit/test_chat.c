@@ -15,6 +15,8 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "support/alloc_sweep.h"
+#include "support/synthetic_checkpoint.h"
 #include "text/chat.h"
 
 #define MAX_MESSAGES 16
@@ -116,34 +118,23 @@ static void unusable_arguments_are_refused(void **state)
 
 /* --- folders -------------------------------------------------------------------------------- */
 
-static char folder[64];
+static char folder[SYN_PATH];
 
 static int make_folder(void **state)
 {
     (void)state;
-    snprintf(folder, sizeof folder, "%s", "/tmp/lutra-test-chat-XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
+    syn_temp(folder);
+    return 0;
 }
 
 static int drop_folder(void **state)
 {
     (void)state;
-    static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json",
-                                        "tokenizer.json"};
-    for (size_t i = 0; i < 3; i++) {
-        char *path = lu_path_join(folder, names[i]);
-        unlink(path);
-        lu_free(path);
-    }
-    return rmdir(folder);
+    syn_delete(folder);
+    return 0;
 }
 
-static void put(const char *name, const char *text)
-{
-    char *path = lu_path_join(folder, name);
-    assert_int_equal(lu_file_write(path, text, strlen(text), NULL), LUTRA_OK);
-    lu_free(path);
-}
+static void put(const char *name, const char *text) { syn_text(folder, name, text); }
 
 static void a_folder_without_files_has_no_template(void **state)
 {
@@ -241,31 +232,30 @@ static void a_tokenizer_renders_with_its_folder(void **state)
     lutra_tokenizer_close(t);
 }
 
+static lutra_status load_and_render(void *unused)
+{
+    const lutra_message messages[] = {{"user", "a"}, {"assistant", "b"}};
+    lu_chat_config c = {0};
+    char *text = NULL;
+    size_t size;
+    (void)unused;
+    lutra_status status = lu_chat_config_load(folder, &c, NULL);
+    if (status == LUTRA_OK)
+        status = lu_chat_render(&c, messages, 2, true, &text, &size, NULL);
+    if (status == LUTRA_OK)
+        assert_string_equal(text, "<s>USER: a\nASSISTANT: b\n");
+    lu_free(text);
+    lu_chat_config_free(&c);
+    return status;
+}
+
 static void loading_and_rendering_survive_every_failed_allocation(void **state)
 {
     (void)state;
     put("tokenizer_config.json", "{\"bos_token\": \"<s>\", \"eos_token\": \"</s>\"}");
     put("chat_template.jinja",
         "{{ bos_token }}{% for m in messages %}{{ m.role|upper }}: {{ m.content }}\n{% endfor %}");
-    const lutra_message messages[] = {{"user", "a"}, {"assistant", "b"}};
-    for (int64_t n = 1;; n++) {
-        lu_chat_config c = {0};
-        char *text = NULL;
-        size_t size;
-        lu_mem_fail_at(n, false);
-        lutra_status status = lu_chat_config_load(folder, &c, NULL);
-        if (status == LUTRA_OK)
-            status = lu_chat_render(&c, messages, 2, true, &text, &size, NULL);
-        const bool reached = lu_mem_count() >= n;
-        lu_mem_fail_at(0, false);
-        if (!reached)
-            assert_string_equal(text, "<s>USER: a\nASSISTANT: b\n");
-        lu_free(text);
-        lu_chat_config_free(&c);
-        assert_int_equal(status, reached ? LUTRA_E_NOMEM : LUTRA_OK);
-        if (!reached)
-            break;
-    }
+    assert_true(fail_each_allocation(load_and_render, NULL) > 0);
 }
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, drop_folder)

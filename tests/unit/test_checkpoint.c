@@ -16,17 +16,19 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "io/checkpoint.h"
+#include "support/alloc_sweep.h"
+#include "support/synthetic_checkpoint.h"
 
 #define INDEX "model.safetensors.index.json"
 
-static char folder[] = "/tmp/lutra-test-checkpoint-XXXXXX";
+static char folder[SYN_PATH];
 
 static void empty_folder(void)
 {
     DIR *d = opendir(folder);
     assert_non_null(d);
     for (const struct dirent *e; (e = readdir(d)) != NULL;) {
-        char path[512];
+        char path[2 * SYN_PATH];
         snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
         if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
             remove(path);
@@ -36,9 +38,7 @@ static void empty_folder(void)
 
 static void put(const char *name, const void *data, size_t size)
 {
-    char *path = lu_path_join(folder, name);
-    assert_int_equal(lu_file_write(path, data, size, NULL), LUTRA_OK);
-    lu_free(path);
+    syn_write(folder, name, data, size);
 }
 
 static void put_text(const char *name, const char *text) { put(name, text, strlen(text)); }
@@ -342,6 +342,14 @@ static void a_folder_without_weights_says_what_is_expected(void **state)
     assert_non_null(strstr(err.msg, "no/such/model"));
 }
 
+static lutra_status open_and_close(void *path)
+{
+    lutra_checkpoint *c = NULL;
+    const lutra_status status = lu_checkpoint_open(path, &c, NULL);
+    lutra_checkpoint_close(c);
+    return status;
+}
+
 static void every_failed_allocation_is_reported(void **state)
 {
     for (int single = 0; single < 2; single++) {
@@ -352,31 +360,22 @@ static void every_failed_allocation_is_reported(void **state)
         } else {
             good_folder(state);
         }
-        for (int64_t n = 1;; n++) {
-            lutra_checkpoint *c = NULL;
-            lu_mem_fail_at(n, false);
-            const lutra_status status = lu_checkpoint_open(folder, &c, NULL);
-            const bool reached = lu_mem_count() >= n;
-            lu_mem_fail_at(0, false);
-            assert_int_equal(status, reached ? LUTRA_E_NOMEM : LUTRA_OK);
-            lutra_checkpoint_close(c);
-            if (!reached)
-                break;
-        }
+        assert_true(fail_each_allocation(open_and_close, folder) > 0);
     }
 }
 
 static int make_folder(void **state)
 {
     (void)state;
-    return mkdtemp(folder) ? 0 : -1;
+    syn_temp(folder);
+    return 0;
 }
 
 static int remove_folder(void **state)
 {
     (void)state;
-    empty_folder();
-    return rmdir(folder);
+    syn_delete(folder);
+    return 0;
 }
 
 #define IN_GOOD_FOLDER(test) cmocka_unit_test_setup(test, good_folder)

@@ -15,15 +15,14 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "support/synthetic_checkpoint.h"
 
-static char folder[] = "/tmp/lutra-test-file-XXXXXX";
-static char path[128];
+static char folder[SYN_PATH], path[SYN_PATH + 8];
 
 static int make_folder(void **state)
 {
     (void)state;
-    if (!mkdtemp(folder))
-        return -1;
+    syn_temp(folder);
     snprintf(path, sizeof path, "%s/f", folder);
     return 0;
 }
@@ -31,8 +30,8 @@ static int make_folder(void **state)
 static int remove_folder(void **state)
 {
     (void)state;
-    unlink(path);
-    return rmdir(folder);
+    syn_delete(folder);
+    return 0;
 }
 
 static int files_in_folder(void)
@@ -170,6 +169,11 @@ static void paths_join_with_one_slash(void **state)
     assert_string_equal(lu_path_base("c"), "c");
     assert_true(lu_path_is_dir(folder) && lu_path_exists(folder));
     assert_false(lu_path_exists("no/such"));
+    char loop[SYN_PATH + 8]; /* there, though it cannot be followed */
+    snprintf(loop, sizeof loop, "%s/loop", folder);
+    assert_int_equal(symlink("loop", loop), 0);
+    assert_true(lu_path_exists(loop));
+    assert_int_equal(unlink(loop), 0);
 }
 
 static void every_failed_allocation_is_reported(void **state)

@@ -70,6 +70,7 @@ static void bad_specs_are_refused_with_help(void **state)
     }
 }
 
+/* The largest weight of a group maps to an end of the table; lm tables clip it and have no zero. */
 static void every_codebook_is_ascending_and_spans_its_absmax(void **state)
 {
     (void)state;
@@ -84,7 +85,10 @@ static void every_codebook_is_ascending_and_spans_its_absmax(void **state)
             has_high |= f.table[i] == f.absmax_ref;
             has_zero |= f.table[i] == 0;
         }
-        assert_true(has_low && has_high && has_zero);
+        if (strncmp(f.name, "lm", 2) == 0)
+            assert_true(f.table[(1 << f.bits) - 1] <= f.absmax_ref && !has_zero);
+        else
+            assert_true(has_low && has_high && has_zero);
     }
     assert_null(lutra_codebook_name(-1));
     assert_null(lutra_codebook_name(lutra_codebook_count()));

@@ -11,6 +11,7 @@
 #include "base/context.h"
 #include "lutra/engine.h"
 #include "model/slots.h"
+#include "support/expect.h"
 
 #define VOCAB 96
 #define CAPACITY 24
@@ -27,12 +28,6 @@ typedef struct {
     int32_t ids[64];
     int64_t n, stop_after; /* 0 = never */
 } collected;
-
-static void must(lutra_status status, const lutra_err *err)
-{
-    if (status != LUTRA_OK)
-        fail_msg("%s: %s", lutra_status_text(status), err->msg);
-}
 
 static int open_bench(void **state)
 {

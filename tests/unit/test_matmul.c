@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "lutra/lutra.h"
+#include "support/expect.h"
 #include "tensor/convert.h"
 
 static float *random_floats(int64_t n, uint32_t seed)
@@ -21,16 +22,6 @@ static float *random_floats(int64_t n, uint32_t seed)
         p[i] = (float)(seed >> 8) / 16777216.0f - 0.5f;
     }
     return p;
-}
-
-static lutra_ctx *open_ctx(int threads)
-{
-    lutra_options o;
-    lutra_ctx *ctx = NULL;
-    lutra_options_init(&o);
-    o.n_threads = threads;
-    assert_int_equal(lutra_open(&o, &ctx, NULL), LUTRA_OK);
-    return ctx;
 }
 
 /* |y - sum| <= 8 u sqrt(k) ||products||, u: of float32 sums, plus each product's own rounding. */

@@ -12,17 +12,9 @@
 #include "base/mem.h"
 #include "fmt/codec.h"
 #include "lutra/lutra.h"
+#include "support/alloc_sweep.h"
+#include "support/expect.h"
 #include "tensor/convert.h"
-
-static lutra_ctx *open_ctx(int threads)
-{
-    lutra_options o;
-    lutra_ctx *ctx = NULL;
-    lutra_options_init(&o);
-    o.n_threads = threads;
-    assert_int_equal(lutra_open(&o, &ctx, NULL), LUTRA_OK);
-    return ctx;
-}
 
 static float *random_weights(int64_t count)
 {
@@ -142,25 +134,25 @@ static void wrong_shapes_and_types_are_refused(void **state)
     lutra_close(ctx);
 }
 
+static lutra_status quantize_one_row(void *ctx)
+{
+    lutra_format f;
+    lutra_qmatrix q = {.n = 7};
+    const float w[64] = {1};
+    assert_int_equal(lutra_format_parse("int4:g64:asym", &f, NULL), LUTRA_OK);
+    const lutra_status status = lutra_quantize_matrix(ctx, &f, 1, 64, w, LUTRA_F32, &q, NULL);
+    if (status == LUTRA_OK)
+        lutra_qmatrix_free(&q);
+    else
+        assert_int_equal(q.n, 7); /* untouched */
+    return status;
+}
+
 static void a_failed_allocation_leaves_nothing(void **state)
 {
     (void)state;
     lutra_ctx *ctx = open_ctx(1);
-    lutra_format f;
-    const float w[64] = {1};
-    assert_int_equal(lutra_format_parse("int4:g64:asym", &f, NULL), LUTRA_OK);
-    for (int64_t i = 1; i <= 5; i++) {
-        lutra_qmatrix q = {.n = 7};
-        lu_mem_fail_at(i, false);
-        const lutra_status status = lutra_quantize_matrix(ctx, &f, 1, 64, w, LUTRA_F32, &q, NULL);
-        const bool reached = lu_mem_count() >= i;
-        lu_mem_fail_at(0, false);
-        assert_int_equal(status, reached ? LUTRA_E_NOMEM : LUTRA_OK);
-        if (status == LUTRA_OK)
-            lutra_qmatrix_free(&q);
-        else
-            assert_int_equal(q.n, 7);
-    }
+    assert_int_equal(fail_each_allocation(quantize_one_row, ctx), 4);
     lutra_close(ctx);
 }
 

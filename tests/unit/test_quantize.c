@@ -12,7 +12,7 @@
 #include "fmt/codec.h"
 #include "io/checkpoint.h"
 #include "lutra/lutra.h"
-#include "synthetic_checkpoint.h"
+#include "support/synthetic_checkpoint.h"
 
 #define MODEL "models/llama-8m"
 
@@ -433,6 +433,39 @@ static void a_stopped_run_resumes_to_the_same_bytes(void **state)
     leave(&p);
 }
 
+static void the_mse_rule_gives_the_same_bytes_on_any_threads_and_after_a_stop(void **state)
+{
+    (void)state;
+    place p;
+    enter(&p, 3);
+    write_model(&p);
+    set_format(&p, "int3:g32:asym");
+    expect(&p, p.in, LUTRA_OK, NULL);
+    const double minmax = p.r.sqnr_db;
+    p.o.range = LUTRA_RANGE_MSE;
+    p.o.overwrite = true;
+    expect(&p, p.in, LUTRA_OK, NULL);
+    const double mse = p.r.sqnr_db;
+    assert_true(mse > minmax);
+    stopper s = {0, 6};
+    lutra_options o;
+    lutra_ctx *ctx;
+    lutra_options_init(&o);
+    o.user = &s;
+    o.cancelled = stop_when_called;
+    o.n_threads = 1;
+    assert_int_equal(lutra_open(&o, &ctx, NULL), LUTRA_OK);
+    assert_int_equal(lu_quantize_in_batches(ctx, p.in, p.out2, &p.o, 1, NULL, &p.err),
+                     LUTRA_E_CANCELLED);
+    assert_int_equal(lu_quantize_in_batches(ctx, p.in, p.out2, &p.o, 1, &p.r, &p.err), LUTRA_OK);
+    assert_true(p.r.resumed_tensors > 0 && p.r.sqnr_db == mse);
+    assert_true(syn_same_folder(p.out, p.out2));
+    p.o.range = (lutra_range)7;
+    expect(&p, p.in, LUTRA_E_ARG, "range rule 7");
+    lutra_close(ctx);
+    leave(&p);
+}
+
 static void another_request_does_not_resume(void **state)
 {
     (void)state;
@@ -453,6 +486,9 @@ static void another_request_does_not_resume(void **state)
     set_format(&p, "int4:g32");
     expect(&p, p.in, LUTRA_E_EXISTS, "unfinished work of another request");
     set_format(&p, "nf4:g32");
+    p.o.range = LUTRA_RANGE_MSE;
+    expect(&p, p.in, LUTRA_E_EXISTS, "unfinished work of another request");
+    p.o.range = LUTRA_RANGE_MINMAX;
     syn_shard(p.in, "b.safetensors", second_shard, 5, 3); /* same shapes, other weights */
     expect(&p, p.in, LUTRA_E_EXISTS, "unfinished work of another request");
     p.o.restart = true;
@@ -513,6 +549,7 @@ int main(void)
         cmocka_unit_test(damaged_shards_are_refused),
         cmocka_unit_test(an_existing_output_is_replaced_whole),
         cmocka_unit_test(a_stopped_run_resumes_to_the_same_bytes),
+        cmocka_unit_test(the_mse_rule_gives_the_same_bytes_on_any_threads_and_after_a_stop),
         cmocka_unit_test(another_request_does_not_resume),
         cmocka_unit_test(every_failed_allocation_is_reported),
     };

@@ -15,7 +15,7 @@
 
 #include "calib/quantize.h"
 #include "lutra/lutra.h"
-#include "synthetic_checkpoint.h"
+#include "support/synthetic_checkpoint.h"
 
 #define MODEL "models/llama-8m"
 #define BATCH ((int64_t)256 << 10) /* small: many records in the journal */
@@ -88,7 +88,7 @@ static void a_killed_run_resumes_to_the_same_bytes(void **state)
     for (int round = 0; round < 20; round++) {
         const float x = syn_random(&seed) + 0.5f;
         run_killed(out, round % 2 ? 0 : 1 + (int)(60 * x), (unsigned)(1.2 * x * microseconds));
-        if (round % 5 == 0) /* twice in a row */
+        if (round % 5 == 0 && !lu_path_exists(out)) /* twice in a row */
             run_killed(out, 3, 0);
         if (!lu_path_exists(out)) {
             quantize_fully(out, &r);
@@ -203,6 +203,35 @@ static void two_runs_do_not_write_one_output(void **state)
     syn_delete(root);
 }
 
+/* Makes the folder `user` with a file in it, once the run has begun. */
+static void make_output(void *user, const lutra_progress *p)
+{
+    (void)p;
+    if (mkdir(user, 0777) == 0)
+        syn_text(user, "mine", "not to be lost");
+}
+
+static void an_output_that_appears_during_the_run_is_kept(void **state)
+{
+    (void)state;
+    char root[SYN_PATH], out[SYN_PATH + 16], mine[SYN_PATH + 32];
+    lutra_options options;
+    lutra_err err;
+    syn_temp(root);
+    snprintf(out, sizeof out, "%s/out", root);
+    snprintf(mine, sizeof mine, "%s/mine", out);
+    lutra_options_init(&options);
+    options.user = out;
+    options.progress = make_output;
+    assert_int_equal(quantize(out, &options, NULL, &err), LUTRA_E_EXISTS);
+    assert_non_null(strstr(err.msg, "has appeared during the run"));
+    assert_true(lu_path_exists(mine));
+    syn_delete(out);
+    quantize_fully(out, NULL); /* the work was not lost either */
+    assert_false(lu_path_exists(mine));
+    syn_delete(root);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -210,6 +239,7 @@ int main(void)
         cmocka_unit_test(a_limit_on_file_sizes_leaves_no_output),
         cmocka_unit_test(a_full_disk_leaves_no_output_and_is_mended_by_room),
         cmocka_unit_test(two_runs_do_not_write_one_output),
+        cmocka_unit_test(an_output_that_appears_during_the_run_is_kept),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -71,6 +71,31 @@ static void encode_group(const lu_encoder *e, const lu_encode_row_args *a, int64
     }
 }
 
+static lu_range_error range_error(const lu_encoder *e, const lu_encode_row_args *a, int64_t at,
+                                  int64_t n, float scale, float zero_value)
+{
+    float w[CHUNK], pivot[256], square[LU_ENCODE_LANES] = {0}, cube[LU_ENCODE_LANES] = {0};
+    uint8_t codes[CHUNK];
+    lu_group_pivots(&e->grid, scale, zero_value, pivot);
+    for (int64_t i = 0; i < n; i += CHUNK) {
+        const int64_t m = n - i < CHUNK ? n - i : CHUNK;
+        lu_to_f32(a->dtype, element(a, at + i), m, w);
+        lu_group_codes(&e->grid, scale, pivot, w, m, codes);
+        for (int64_t j = 0; j < m; j++) {
+            const float error = fabsf(w[j] - scale * (e->format.table[codes[j]] - zero_value));
+            const int64_t lane = (at + i + j) % LU_ENCODE_LANES;
+            square[lane] += error * error;
+            cube[lane] += error * error * error;
+        }
+    }
+    for (int half = LU_ENCODE_LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) {
+            square[i] += square[i + half];
+            cube[i] += cube[i + half];
+        }
+    return (lu_range_error){square[0], cube[0]};
+}
+
 static int64_t encode_row(const lu_encoder *e, lu_encode_row_args *a)
 {
     const lutra_format *f = &e->format;
@@ -80,11 +105,15 @@ static int64_t encode_row(const lu_encoder *e, lu_encode_row_args *a)
     for (int64_t at = 0, group = 0; at < a->k; at += size, group++) {
         float scale;
         int zero;
-        const range r = find_range(a, at, size);
+        range r = find_range(a, at, size);
         if (r.bad >= 0)
             return r.bad;
         if (!lu_group_scale(f, r.lo, r.hi, &scale, &zero))
             return -r.lo > r.hi ? r.lo_at : r.hi_at;
+        if (e->range == LUTRA_RANGE_MSE) {
+            lu_encoder_shrink_range(e, a, range_error, at, size, &r.lo, &r.hi);
+            lu_group_scale(f, r.lo, r.hi, &scale, &zero);
+        }
         lu_scale_set(f->scale_dtype, a->scales, group, scale);
         if (f->zero_point)
             a->zeros[group] = (uint8_t)zero;

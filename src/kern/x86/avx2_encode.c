@@ -149,18 +149,14 @@ typedef struct {
 
 INLINE search search_make(const lu_grid *g)
 {
-    float m[16], v[16];
-    for (int i = 0; i < 16; i++) {
-        m[i] = i < g->n - 1 ? g->mid[i] : INFINITY;
-        v[i] = i < g->n ? g->value[i] : 0;
-    }
+    const float *m = g->mid;
     return (search){
         .mid8 = _mm256_set1_ps(m[7]),
         .mid4 = _mm256_setr_ps(m[3], m[11], 0, 0, 0, 0, 0, 0),
         .mid2 = _mm256_setr_ps(m[1], m[5], m[9], m[13], 0, 0, 0, 0),
         .mid1 = _mm256_setr_ps(m[0], m[2], m[4], m[6], m[8], m[10], m[12], m[14]),
-        .low = _mm256_loadu_ps(v),
-        .high = _mm256_loadu_ps(v + 8),
+        .low = _mm256_loadu_ps(g->value),
+        .high = _mm256_loadu_ps(g->value + 8),
     };
 }
 
@@ -260,6 +256,61 @@ INLINE void put_codes(const lu_grid *g, const packer *p, uint8_t *ranks, int64_t
     pack(p, ranks, n, out);
 }
 
+/* ---- the error of a scale (lu_range_fn) ----------------------------------------------------- */
+
+INLINE float add_tree(const __m256 v[2])
+{
+    const __m256 v8 = _mm256_add_ps(v[0], v[1]);
+    const __m128 v4 = _mm_add_ps(_mm256_castps256_ps128(v8), _mm256_extractf128_ps(v8, 1));
+    const __m128 v2 = _mm_add_ps(v4, _mm_movehl_ps(v4, v4));
+    return _mm_cvtss_f32(_mm_add_ss(v2, _mm_movehdup_ps(v2)));
+}
+
+INLINE lu_range_error range_error_of(const lu_encoder *e, const lu_encode_row_args *a, int64_t at,
+                                     int64_t n, float scale, float zero_value, lutra_dtype t,
+                                     bool use_search)
+{
+    const search table = search_make(&e->grid), p = search_scale(&table, scale, zero_value);
+    const line l = line_make(&e->grid, scale, zero_value);
+    const __m256 sign = _mm256_set1_ps(-0.0f), zero = _mm256_setzero_ps();
+    __m256 square[2] = {zero, zero}, cube[2] = {zero, zero};
+    for (int64_t i = at; i < at + n; i += 16)
+        for (int half = 0; half < 2; half++) {
+            const __m256 v = load8(t, a->w, i + 8 * half);
+            const __m256 decoded = use_search ? search_value(&p, search_rank(&p, v))
+                                              : _mm256_mul_ps(line_round(&l, v), l.scale);
+            const __m256 error = _mm256_andnot_ps(sign, _mm256_sub_ps(v, decoded));
+            const __m256 error2 = _mm256_mul_ps(error, error);
+            square[half] = _mm256_add_ps(square[half], error2);
+            cube[half] = _mm256_add_ps(cube[half], _mm256_mul_ps(error2, error));
+        }
+    return (lu_range_error){add_tree(square), add_tree(cube)};
+}
+
+INLINE lu_range_error range_error(const lu_encoder *e, const lu_encode_row_args *a, int64_t at,
+                                  int64_t n, float scale, float zero_value, bool use_search)
+{
+    if (a->dtype == LUTRA_BF16)
+        return range_error_of(e, a, at, n, scale, zero_value, LUTRA_BF16, use_search);
+    return a->dtype == LUTRA_F16
+               ? range_error_of(e, a, at, n, scale, zero_value, LUTRA_F16, use_search)
+               : range_error_of(e, a, at, n, scale, zero_value, LUTRA_F32, use_search);
+}
+
+static lu_range_error range_error_search(const lu_encoder *e, const lu_encode_row_args *a,
+                                         int64_t at, int64_t n, float scale, float zero_value)
+{
+    return range_error(e, a, at, n, scale, zero_value, true);
+}
+
+static lu_range_error range_error_line(const lu_encoder *e, const lu_encode_row_args *a, int64_t at,
+                                       int64_t n, float scale, float zero_value)
+{
+    return range_error(e, a, at, n, scale, zero_value, false);
+}
+
+/* ---- rows ----------------------------------------------------------------------------------- */
+
 INLINE double add_lanes(const __m256 v[2])
 {
     float lane[LU_ENCODE_LANES];
@@ -290,6 +341,11 @@ INLINE int64_t encode_row(const lu_encoder *e, lu_encode_row_args *a, lutra_dtyp
         if (!find_range(t, f->zero_point, a->w, at, size, &lo, &hi) ||
             !lu_store_scale(f, lo, hi, a->scales, group, &scale, &zero))
             return e->plain(e, a); /* finds the column */
+        if (e->range == LUTRA_RANGE_MSE) {
+            lu_encoder_shrink_range(e, a, use_search ? range_error_search : range_error_line, at,
+                                    size, &lo, &hi);
+            lu_store_scale(f, lo, hi, a->scales, group, &scale, &zero);
+        }
         if (f->zero_point)
             a->zeros[group] = (uint8_t)zero;
         const float zero_value = f->zero_point ? f->table[zero] : 0;

@@ -131,7 +131,7 @@ INLINE void store_ranks(uint8_t *ranks, __m512i r)
     _mm_storeu_si128((void *)ranks, _mm512_cvtepi32_epi8(r));
 }
 
-/* A table of at most 16 values: mid[i] padded with infinity; mid4, mid2 and mid1 hold the pivots of
+/* A table of at most 16 values; mid4, mid2 and mid1 hold the pivots of
    search steps 4, 2 and 1 at the index of the rank so far. */
 typedef struct {
     __m512 mid8, mid4, mid2, mid1, value;
@@ -139,13 +139,9 @@ typedef struct {
 
 INLINE search search_make(const lu_grid *g)
 {
-    float mid[32], value[16];
-    for (int i = 0; i < 32; i++)
-        mid[i] = i < g->n - 1 ? g->mid[i] : INFINITY;
-    for (int i = 0; i < 16; i++)
-        value[i] = i < g->n ? g->value[i] : 0;
-    return (search){_mm512_set1_ps(mid[7]), _mm512_loadu_ps(mid + 3), _mm512_loadu_ps(mid + 1),
-                    _mm512_loadu_ps(mid), _mm512_loadu_ps(value)};
+    return (search){_mm512_set1_ps(g->mid[7]), _mm512_loadu_ps(g->mid + 3),
+                    _mm512_loadu_ps(g->mid + 1), _mm512_loadu_ps(g->mid),
+                    _mm512_loadu_ps(g->value)};
 }
 
 INLINE search search_scale(const search *t, float scale, float zero_value)
@@ -165,6 +161,23 @@ INLINE __m512i search_rank(const search *p, __m512 w)
     __m512 pivot = _mm512_permutexvar_ps(r, p->mid4);
     r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(pivot, w, _CMP_LT_OQ), r, _mm512_set1_epi32(4));
     pivot = _mm512_permutexvar_ps(r, p->mid2);
+    r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(pivot, w, _CMP_LT_OQ), r, _mm512_set1_epi32(2));
+    pivot = _mm512_permutexvar_ps(r, p->mid1);
+    return _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(pivot, w, _CMP_LT_OQ), r,
+                                _mm512_set1_epi32(1));
+}
+
+/* The same for a table of 2^bits values, with as many steps. */
+INLINE __m512i search_rank_of(const search *p, __m512 w, int bits)
+{
+    __m512i r = _mm512_setzero_si512();
+    if (bits == 4)
+        return search_rank(p, w);
+    if (bits == 3) {
+        const __m512 pivot = _mm512_permutexvar_ps(r, p->mid4);
+        r = _mm512_maskz_set1_epi32(_mm512_cmp_ps_mask(pivot, w, _CMP_LT_OQ), 4);
+    }
+    __m512 pivot = _mm512_permutexvar_ps(r, p->mid2);
     r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(pivot, w, _CMP_LT_OQ), r, _mm512_set1_epi32(2));
     pivot = _mm512_permutexvar_ps(r, p->mid1);
     return _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(pivot, w, _CMP_LT_OQ), r,
@@ -228,6 +241,75 @@ INLINE void put_codes(const lu_grid *g, const packer *p, uint8_t *ranks, int64_t
     pack(p, ranks, n, out);
 }
 
+/* ---- the error of a scale (lu_range_fn) ----------------------------------------------------- */
+
+INLINE float add_tree(__m512 v)
+{
+    const __m256 v8 = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    const __m128 v4 = _mm_add_ps(_mm256_castps256_ps128(v8), _mm256_extractf128_ps(v8, 1));
+    const __m128 v2 = _mm_add_ps(v4, _mm_movehl_ps(v4, v4));
+    return _mm_cvtss_f32(_mm_add_ss(v2, _mm_movehdup_ps(v2)));
+}
+
+INLINE lu_range_error range_error_of(const lu_encoder *e, const lu_encode_row_args *a, int64_t at,
+                                     int64_t n, float scale, float zero_value, lutra_dtype t,
+                                     int search_bits)
+{
+    const search table = search_make(&e->grid), p = search_scale(&table, scale, zero_value);
+    const line l = line_make(&e->grid, scale, zero_value);
+    __m512 square = _mm512_setzero_ps(), cube = square;
+    for (int64_t i = at; i < at + n; i += 16) {
+        const __m512 v = load16(t, a->w, i);
+        const __m512 decoded =
+            search_bits ? _mm512_permutexvar_ps(search_rank_of(&p, v, search_bits), p.value)
+                        : _mm512_mul_ps(line_round(&l, v), l.scale);
+        const __m512 error = _mm512_abs_ps(_mm512_sub_ps(v, decoded));
+        const __m512 error2 = _mm512_mul_ps(error, error);
+        square = _mm512_add_ps(square, error2);
+        cube = _mm512_add_ps(cube, _mm512_mul_ps(error2, error));
+    }
+    return (lu_range_error){add_tree(square), add_tree(cube)};
+}
+
+INLINE lu_range_error range_error(const lu_encoder *e, const lu_encode_row_args *a, int64_t at,
+                                  int64_t n, float scale, float zero_value, int search_bits)
+{
+    if (a->dtype == LUTRA_BF16)
+        return range_error_of(e, a, at, n, scale, zero_value, LUTRA_BF16, search_bits);
+    return a->dtype == LUTRA_F16
+               ? range_error_of(e, a, at, n, scale, zero_value, LUTRA_F16, search_bits)
+               : range_error_of(e, a, at, n, scale, zero_value, LUTRA_F32, search_bits);
+}
+
+static lu_range_error range_error4(const lu_encoder *e, const lu_encode_row_args *a, int64_t at,
+                                   int64_t n, float scale, float zero_value)
+{
+    return range_error(e, a, at, n, scale, zero_value, 4);
+}
+
+static lu_range_error range_error3(const lu_encoder *e, const lu_encode_row_args *a, int64_t at,
+                                   int64_t n, float scale, float zero_value)
+{
+    return range_error(e, a, at, n, scale, zero_value, 3);
+}
+
+static lu_range_error range_error2(const lu_encoder *e, const lu_encode_row_args *a, int64_t at,
+                                   int64_t n, float scale, float zero_value)
+{
+    return range_error(e, a, at, n, scale, zero_value, 2);
+}
+
+static lu_range_error range_error_line(const lu_encoder *e, const lu_encode_row_args *a, int64_t at,
+                                       int64_t n, float scale, float zero_value)
+{
+    return range_error(e, a, at, n, scale, zero_value, 0);
+}
+
+static const lu_range_fn range_by_bits[] = {
+    [2] = range_error2, [3] = range_error3, [4] = range_error4};
+
+/* ---- rows ----------------------------------------------------------------------------------- */
+
 INLINE double add_lanes(__m512 v)
 {
     float lane[LU_ENCODE_LANES];
@@ -255,6 +337,11 @@ INLINE int64_t encode_row(const lu_encoder *e, lu_encode_row_args *a, lutra_dtyp
         if (!find_range(t, f->zero_point, a->w, at, size, &lo, &hi) ||
             !lu_store_scale(f, lo, hi, a->scales, group, &scale, &zero))
             return e->plain(e, a); /* finds the column */
+        if (e->range == LUTRA_RANGE_MSE) {
+            lu_encoder_shrink_range(e, a, use_search ? range_by_bits[f->bits] : range_error_line,
+                                    at, size, &lo, &hi);
+            lu_store_scale(f, lo, hi, a->scales, group, &scale, &zero);
+        }
         if (f->zero_point)
             a->zeros[group] = (uint8_t)zero;
         const float zero_value = f->zero_point ? f->table[zero] : 0;

@@ -63,16 +63,17 @@ static tables make_tables(int bits, const float *table)
 }
 
 /* Code c of 32 whose words start at p, `stride` bytes apart, moved to the low bits of its lane; the
-   bits above it are not cleared. Shifts by whole bytes are free: they are unaligned loads. A code
-   of 2 bits comes with its neighbour, the even one lowest. */
+   bits above it are not cleared, and come from the next word where a load at a byte offset stands
+   for a shift by whole bytes (scales follow the last word, so that 3 bytes more can be read). A
+   code of 2 bits comes with its neighbour, the even one lowest. */
 static inline vu code_lanes(int bits, int c, const uint8_t *p, int stride)
 {
     const int bit = (bits == 2 ? c & ~1 : c) * bits, word = bit / 32, shift = bit % 32;
     if (shift + bits > 32)
-        return vu_load(p + word * stride) >> shift |
-               vu_load(p + (word + 1) * stride) << (32 - shift);
-    if (shift == 0)
-        return vu_load(p + word * stride);
+        return vu_load(p + word * stride) >> shift | vu_load(p + (word + 1) * stride)
+                                                         << (32 - shift);
+    if (shift % 8 == 0)
+        return vu_load(p + word * stride + shift / 8);
     return vu_load(p + word * stride) >> shift;
 }
 

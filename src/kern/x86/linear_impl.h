@@ -1,7 +1,7 @@
 /* linear_impl.h - the matrix products of a vector level, compiled once per level: the flags of the
    file that includes this choose the header that says what a vector of rows is.
 
-   A unit is 4 vectors of rows (layout: linear_pack.h). One x row runs straight from the codes:
+   A unit is 4 vectors of rows (layout: linear_pack.h). A few rows of x run straight from the codes:
    a code is shifted into place, looked up and multiplied in registers. More rows first decode a
    segment of the unit into a float32 tile that stays in cache and then take TOKENS rows of x at a
    time over it.
@@ -30,8 +30,10 @@
 
 enum {
     VECTORS = 4,
+    FEW_ROWS = TOKENS > 3 ? 4 : 2, /* of x that run straight from the codes */
     UNIT_ROWS = VECTORS * LANES,
     MAX_TOKENS = 96, /* rows of x per pass: decoding costs a few percent, x stays near L2 */
+    PREFETCH = 4096, /* bytes between a line asked for and the one in use */
     X_PAD = 16       /* floats between rows of x, so that rows do not share cache sets */
 };
 
@@ -81,46 +83,77 @@ INLINE vf weight(const job *j, const uint8_t *block, int c, int v, kind f, vf ze
                                 : vf_load_bf16(block + 2 * v * LANES);
 }
 
-/* One row of x: y[UNIT_ROWS] of one unit. */
-INLINE void one_row(const job *j, const uint8_t *unit, const float *x, float *y, kind f)
+/* y[T][UNIT_ROWS] += scale * a, the sums of a segment. */
+INLINE void add_sums(int T, vf a[][VECTORS], const vf *scale, float *y)
+{
+    UNROLL
+    for (int t = 0; t < T; t++) {
+        UNROLL
+        for (int v = 0; v < VECTORS; v++) {
+            float *to = y + t * UNIT_ROWS + v * LANES;
+            vf_store(to, vf_fma(scale[v], a[t][v], vf_load(to)));
+        }
+    }
+}
+
+/* Asks for column c's share of the lines that are read a few blocks later: the hardware's
+   prefetcher stops at each page of 4 KiB. Past the end of a unit lies the next one, or what it
+   hurts nobody to ask for. */
+INLINE void prefetch(const uint8_t *block, int c, kind f)
+{
+    const int columns = f.bits ? LU_PACK_BLOCK : 1;
+    const int lines = UNIT_ROWS * (f.bits ? f.bits * 4 : f.dtype == LUTRA_F32 ? 4 : 2) / 64;
+    for (int i = lines * c / columns; i < lines * (c + 1) / columns; i++)
+        __builtin_prefetch((const void *)((uintptr_t)block + PREFETCH + (uintptr_t)i * 64));
+}
+
+/* T rows of x straight from the codes of one unit: y[T][UNIT_ROWS]. */
+INLINE void few_rows(int T, const job *j, const uint8_t *unit, const float *x, int64_t ldx,
+                     float *y, kind f)
 {
     const int columns = f.bits ? LU_PACK_BLOCK : 1;
     const uint8_t *block = unit;
-    vf sum[VECTORS], scale[VECTORS], zero[VECTORS];
-    UNROLL
-    for (int v = 0; v < VECTORS; v++)
-        sum[v] = vf_zero();
+    vf scale[VECTORS], zero[VECTORS];
+    memset(y, 0, (size_t)(T * UNIT_ROWS) * sizeof *y);
     for (int64_t g = 0; g < j->o.groups; g++) {
         load_scales(j, unit, g, f, scale, zero);
         for (int64_t b = 0; b < j->o.group_blocks;) {
             int64_t end = b + LU_LINEAR_SEGMENT / columns;
             end = end < j->o.group_blocks ? end : j->o.group_blocks;
-            vf a[VECTORS] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+            vf a[FEW_ROWS][VECTORS];
+            UNROLL
+            for (int t = 0; t < T; t++) {
+                UNROLL
+                for (int v = 0; v < VECTORS; v++)
+                    a[t][v] = vf_zero();
+            }
             for (; b < end; b++, x += columns, block += j->o.block_bytes) {
                 UNROLL
                 for (int c = 0; c < columns; c++) {
+                    prefetch(block, c, f);
                     UNROLL
-                    for (int v = 0; v < VECTORS; v++)
-                        a[v] = vf_fma(vf_set(x[c]), weight(j, block, c, v, f, zero[v]), a[v]);
+                    for (int v = 0; v < VECTORS; v++) {
+                        const vf w = weight(j, block, c, v, f, zero[v]);
+                        UNROLL
+                        for (int t = 0; t < T; t++)
+                            a[t][v] = vf_fma(vf_set(x[t * ldx + c]), w, a[t][v]);
+                    }
                 }
             }
-            UNROLL
-            for (int v = 0; v < VECTORS; v++)
-                sum[v] = vf_fma(scale[v], a[v], sum[v]);
+            add_sums(T, a, scale, y);
         }
     }
-    UNROLL
-    for (int v = 0; v < VECTORS; v++)
-        vf_store(y + v * LANES, sum[v]);
 }
 
 /* Blocks [0, n) from `block` on as floats: tile [column][UNIT_ROWS]. */
-INLINE void decode(const job *j, const uint8_t *block, int64_t n, const vf *zero, float *tile, kind f)
+INLINE void decode(const job *j, const uint8_t *block, int64_t n, const vf *zero, float *tile,
+                   kind f)
 {
     const int columns = f.bits ? LU_PACK_BLOCK : 1;
     for (int64_t b = 0; b < n; b++, block += j->o.block_bytes) {
         UNROLL
         for (int c = 0; c < columns; c++) {
+            prefetch(block, c, f);
             UNROLL
             for (int v = 0; v < VECTORS; v++)
                 vf_store(tile + v * LANES, weight(j, block, c, v, f, zero[v]));
@@ -130,8 +163,8 @@ INLINE void decode(const job *j, const uint8_t *block, int64_t n, const vf *zero
 }
 
 /* T rows of x over a tile of n columns: y[T][UNIT_ROWS] += scale * x . tile. */
-INLINE void tokens(int T, const float *tile, int64_t n, const float *x, int64_t ldx, const vf *scale,
-                   float *y)
+INLINE void tokens(int T, const float *tile, int64_t n, const float *x, int64_t ldx,
+                   const vf *scale, float *y)
 {
     vf a[TOKENS][VECTORS];
     UNROLL
@@ -148,14 +181,7 @@ INLINE void tokens(int T, const float *tile, int64_t n, const float *x, int64_t 
                 a[t][v] = vf_fma(vf_set(x[t * ldx + k]), vf_load(tile + v * LANES), a[t][v]);
         }
     }
-    UNROLL
-    for (int t = 0; t < T; t++) {
-        UNROLL
-        for (int v = 0; v < VECTORS; v++) {
-            float *to = y + t * UNIT_ROWS + v * LANES;
-            vf_store(to, vf_fma(scale[v], a[t][v], vf_load(to)));
-        }
-    }
+    add_sums(T, a, scale, y);
 }
 
 static void all_tokens(const float *tile, int64_t n, const float *x, int64_t ldx, int64_t M,
@@ -197,19 +223,30 @@ INLINE void many_rows(const job *j, const uint8_t *unit, const float *x, int64_t
     }
 }
 
-INLINE void rows(const job *j, const uint8_t *unit, const float *x, int64_t ldx, int64_t M, float *y,
-                 float *tile, kind f)
+/* Few rows are worth looking every code up once or twice more instead of writing and reading a
+   tile; not where a look-up is slow. Dense bf16 is cheap to widen and its tile is large. */
+INLINE void rows(const job *j, const uint8_t *unit, const float *x, int64_t ldx, int64_t M,
+                 float *y, float *tile, kind f)
 {
-    if (M == 1)
-        one_row(j, unit, x, y, f);
-    else
+    if (M > 1 && (f.bits > 4 || M > (f.bits ? FEW_ROWS : 2 * FEW_ROWS))) {
         many_rows(j, unit, x, ldx, M, y, tile, f);
+        return;
+    }
+#if LU_LINEAR_TOKENS > 3
+    for (; f.bits <= 4 && M >= 4; M -= 4, x += 4 * ldx, y += 4 * UNIT_ROWS)
+        few_rows(4, j, unit, x, ldx, y, f);
+#endif
+    for (; f.bits <= 4 && M >= 2; M -= 2, x += 2 * ldx, y += 2 * UNIT_ROWS)
+        few_rows(2, j, unit, x, ldx, y, f);
+    if (M)
+        few_rows(1, j, unit, x, ldx, y, f);
 }
 
 typedef void (*rows_fn)(const job *j, const uint8_t *unit, const float *x, int64_t ldx, int64_t M,
                         float *y, float *tile);
 
-#define CODED_LIST(X) X(2, 0) X(3, 0) X(4, 0) X(5, 0) X(6, 0) X(7, 0) X(8, 0) X(5, 1) X(6, 1) X(7, 1) X(8, 1)
+#define CODED_LIST(X) \
+    X(2, 0) X(3, 0) X(4, 0) X(5, 0) X(6, 0) X(7, 0) X(8, 0) X(5, 1) X(6, 1) X(7, 1) X(8, 1)
 #define DENSE_LIST(X) X(F32) X(F16) X(BF16)
 
 #define CODED_FN(bits_, affine_)                                                                  \
@@ -225,22 +262,22 @@ typedef void (*rows_fn)(const job *j, const uint8_t *unit, const float *x, int64
     }
 CODED_LIST(CODED_FN)
 
-#define DENSE_FN(dtype_)                                                                          \
-    static void dense_##dtype_(const job *j, const uint8_t *unit, const float *x, int64_t ldx,    \
-                               int64_t M, float *y, float *tile)                                  \
-    {                                                                                             \
-        rows(j, unit, x, ldx, M, y, tile, (kind){.dtype = LUTRA_##dtype_});                       \
+#define DENSE_FN(dtype_)                                                                       \
+    static void dense_##dtype_(const job *j, const uint8_t *unit, const float *x, int64_t ldx, \
+                               int64_t M, float *y, float *tile)                               \
+    {                                                                                          \
+        rows(j, unit, x, ldx, M, y, tile, (kind){.dtype = LUTRA_##dtype_});                    \
     }
 DENSE_LIST(DENSE_FN)
 
 static rows_fn choose(const lu_linear *l)
 {
-#define CODED_CASE(bits_, affine_)                                                                \
-    if (l->bits == bits_ && (l->affine && l->bits >= 5) == affine_)                               \
+#define CODED_CASE(bits_, affine_)                                  \
+    if (l->bits == bits_ && (l->affine && l->bits >= 5) == affine_) \
         return l->zeros ? lut##bits_##_##affine_##_zeros : lut##bits_##_##affine_;
     CODED_LIST(CODED_CASE)
-#define DENSE_CASE(dtype_)                                                                        \
-    if (l->dtype == LUTRA_##dtype_)                                                               \
+#define DENSE_CASE(dtype_)          \
+    if (l->dtype == LUTRA_##dtype_) \
         return dense_##dtype_;
     DENSE_LIST(DENSE_CASE)
     return NULL;
@@ -334,10 +371,10 @@ static bool unit_bytes(const lu_linear *l, size_t *out)
     return lu_pack_unit_bytes(l, UNIT_ROWS, out);
 }
 
-#define LINEAR_VARIANT(name_, level_)                                                             \
-    {                                                                                             \
-        .name = name_, .level = level_, .unit_rows = UNIT_ROWS, .unit_bytes = unit_bytes,         \
-        .pack = lu_pack_units, .run = run, .scratch = scratch                                     \
+#define LINEAR_VARIANT(name_, level_)                                                     \
+    {                                                                                     \
+        .name = name_, .level = level_, .unit_rows = UNIT_ROWS, .unit_bytes = unit_bytes, \
+        .pack = lu_pack_units, .run = run, .scratch = scratch                             \
     }
 
 #endif

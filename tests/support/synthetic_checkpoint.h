@@ -1,7 +1,7 @@
-/* synthetic_checkpoint.h - tests: small Hugging Face folders made on the spot, and comparing
-   folders. Header only, so that each test program stays one file. */
-#ifndef TESTS_SYNTHETIC_CHECKPOINT_H
-#define TESTS_SYNTHETIC_CHECKPOINT_H
+/* synthetic_checkpoint.h - temporary folders, small Hugging Face folders made in them, and
+   comparing folders. Header only, so that each test program stays one file. */
+#ifndef TESTS_SUPPORT_SYNTHETIC_CHECKPOINT_H
+#define TESTS_SUPPORT_SYNTHETIC_CHECKPOINT_H
 
 #include <dirent.h>
 #include <stdint.h>
@@ -18,18 +18,19 @@
 
 #define SYN_PATH 512
 
-/* A fresh folder name under the system's place for temporary files; nothing exists there yet. */
+/* Makes a fresh folder under the system's place for temporary files. */
 static inline void syn_temp(char path[SYN_PATH])
 {
     const char *base = getenv("TMPDIR");
-    snprintf(path, SYN_PATH, "%s/lutra-test-" "XX" "XX" "XX", base ? base : "/tmp");
+    snprintf(path, SYN_PATH, "%s/lutra-test-XXXXXX", base ? base : "/tmp");
     assert_non_null(mkdtemp(path));
 }
 
-/* Deletes a folder two levels deep at most. */
+/* Deletes a file or a folder with all that is in it. */
 static inline void syn_delete(const char *path)
 {
-    DIR *d = opendir(path);
+    struct stat st;
+    DIR *d = lstat(path, &st) == 0 && S_ISDIR(st.st_mode) ? opendir(path) : NULL;
     if (!d) {
         unlink(path);
         return;

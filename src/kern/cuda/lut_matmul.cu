@@ -1,0 +1,125 @@
+/* lut_matmul.cu - the face of lut_matmul.h: how the work is cut and which kernel runs. */
+#include "kern/cuda/lut_matmul.h"
+
+#include "kern/cuda/lut_gemv.cuh"
+#include "kern/cuda/lut_plain.cuh"
+
+typedef int launcher(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<2, false>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<2, true>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<3, false>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<3, true>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<4, false>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<4, true>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<8, false>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<8, true>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+
+/* By bits a code takes (2, 3, 4, 8), then activation type. */
+static launcher *const launchers[4][2] = {{lut_gemv_launch<2, false>, lut_gemv_launch<2, true>},
+                                          {lut_gemv_launch<3, false>, lut_gemv_launch<3, true>},
+                                          {lut_gemv_launch<4, false>, lut_gemv_launch<4, true>},
+                                          {lut_gemv_launch<8, false>, lut_gemv_launch<8, true>}};
+
+int lu_cuda_device_get(int ordinal, lu_cuda_device *out)
+{
+    static const cudaDeviceAttr what[4] = {cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                           cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor};
+    int v[4];
+    for (int i = 0; i < 4; i++) {
+        const cudaError_t e = cudaDeviceGetAttribute(&v[i], what[i], ordinal);
+        if (e != cudaSuccess)
+            return (int)e;
+    }
+    out->sm_count = v[0];
+    out->shared_bytes = v[1];
+    out->capability = v[2] * 10 + v[3];
+    return 0;
+}
+
+/* Warps along K and along strips: least time of the busiest warp, in units; fetching a chunk's
+   activations takes about as long as a unit. */
+static void choose_warps(int64_t chunks, int64_t strips, int max_warps, lut_gemv_args *a)
+{
+    int64_t best = INT64_MAX;
+    for (int ws = 1; ws <= max_warps; ws++)
+        for (int wk = max_warps / ws; wk >= 1; wk--) {
+            const int64_t units = ((chunks + wk - 1) / wk) * ((strips + ws - 1) / ws + 1);
+            if (wk <= chunks && units < best) {
+                best = units;
+                a->n_wk = wk;
+                a->n_ws = ws;
+            }
+        }
+}
+
+static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_lut *w, const lu_cuda_lut_call *call,
+                  lut_gemv_args &a, int general)
+{
+    const int nt = a.m > 16 ? 4 : a.m > 8 ? 2 : 1;
+    const int grid = a.n_strips < dev->sm_count ? a.n_strips : dev->sm_count;
+    const int most = (a.n_strips + grid - 1) / grid; /* strips of a block */
+    const int pairs = nt == 1 && s.slot_bits < 8 && !general; /* bricks per unit: lut_plan */
+    choose_warps(pairs ? (a.n_bricks + 1) / 2 : a.n_bricks, most,
+                 nt > 2 ? lut_plan<4, 4, false>::warps : lut_plan<4, 1, false>::warps, &a);
+    a.token_pairs = nt > 1 || a.m > 6 ? 4 : (a.m + 1) / 2;
+    const int per_strip = a.n_wk * nt * 8 * a.token_pairs * (int)sizeof(float4);
+    const int above = dev->shared_bytes - LUT_TABLE_AT - LUT_TABLE_BYTES;
+    if (above < 0)
+        return (int)cudaErrorNotSupported; /* chips with under 128 KB of shared memory per block */
+    const int below = LUT_BELOW_BYTES / per_strip;
+    const int room = (below + above / per_strip) / a.n_ws * a.n_ws;
+    if (room < 1)
+        return (int)cudaErrorNotSupported;
+    const int passes = (most + room - 1) / room;
+    a.pass_strips = ((most + passes - 1) / passes + a.n_ws - 1) / a.n_ws * a.n_ws;
+    a.strips_below = below < a.pass_strips ? below : a.pass_strips;
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = dim3((unsigned)grid);
+    config.blockDim = dim3((unsigned)(a.n_wk * a.n_ws * 32));
+    config.dynamicSmemBytes = (size_t)(LUT_TABLE_AT + LUT_TABLE_BYTES + (a.pass_strips - a.strips_below) * per_strip);
+    config.stream = (cudaStream_t)call->stream;
+    config.attrs = &early;
+    config.numAttrs = call->overlap && dev->capability >= 90 ? 1 : 0;
+    return launchers[s.slot_bits == 8 ? 3 : s.slot_bits - 2][w->bf16 != 0](a, nt, s.parts, general, &config);
+}
+
+int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu_cuda_lut_call *call)
+{
+    const lut_shape s = lut_make_shape(w->n, w->k, w->bits, w->group_size);
+    if (call->m < 0 || s.n_strips * s.n_bricks > INT32_MAX)
+        return LU_CUDA_E_SHAPE;
+    if (call->m == 0)
+        return 0;
+    if (!s.parts)
+        return lut_plain_launch(w, call);
+    lut_gemv_args a = {};
+    a.words = w->words;
+    a.scales = (const uint32_t *)w->scales;
+    a.zeros = (const uint32_t *)w->zeros;
+    a.bias = call->bias;
+    a.ldx = call->ldx;
+    a.ldy = call->ldy;
+    a.n = (int)w->n;
+    a.k = (int)w->k;
+    a.n_strips = (int)s.n_strips;
+    a.n_bricks = (int)s.n_bricks;
+    a.n_entries = (int)s.n_entries;
+    a.bricks_per_entry = (int)s.bricks_per_entry;
+    a.x_vector = call->ldx % 8 == 0 && (uintptr_t)call->x % 16 == 0 && w->k % 8 == 0;
+    for (int i = 0; i < 1 << w->bits; i++)
+        a.table[i] = w->table[i];
+    const int general = w->zeros != NULL || !a.x_vector || s.parts == 4;
+    const int tokens = general ? LUT_GENERAL_TOKENS : LUT_TOKENS;
+    for (int64_t m0 = 0; m0 < call->m; m0 += tokens) {
+        a.m = (int)(call->m - m0 < tokens ? call->m - m0 : tokens);
+        a.x = call->x + m0 * call->ldx;
+        a.y = call->y + m0 * call->ldy;
+        const int e = launch(dev, s, w, call, a, general);
+        if (e)
+            return e;
+    }
+    return 0;
+}
