@@ -116,12 +116,18 @@ const char *cli_finish_name(cli_finish f)
     return names[f];
 }
 
+int64_t cli_decoded(const cli_answer *a)
+{
+    const lutra_generation_result *r = &a->result;
+    return r->finish == LUTRA_FINISH_EOS || r->n_new == 0 ? r->n_new : r->n_new - 1;
+}
+
 double cli_rate(int64_t n, double seconds) { return seconds > 0 ? (double)n / seconds : 0; }
 
 void cli_note_speed(cli_call *call, const cli_answer *a)
 {
     const lutra_generation_result *r = &a->result;
     cli_note(call, "%lld tokens, %.1f tokens/s (prompt %lld tokens, %.1f tokens/s); end: %s",
-             (long long)r->n_new, cli_rate(r->n_new, r->decode_seconds), (long long)r->n_prompt,
+             (long long)r->n_new, cli_rate(cli_decoded(a), r->decode_seconds), (long long)r->n_prompt,
              cli_rate(r->n_prompt, r->prompt_seconds), cli_finish_name(a->finish));
 }

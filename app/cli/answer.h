@@ -42,6 +42,9 @@ const char *cli_finish_name(cli_finish f); /* "eos", "length", "stop", "interrup
 
 /* "37 tokens, 812.3 tokens/s (prompt 12 tokens, 4000.1 tokens/s)" on stderr. */
 void cli_note_speed(cli_call *call, const cli_answer *a);
+/* New tokens that went through the model, which is what decode_seconds was spent on: the last one
+   did not, unless an end token followed. */
+int64_t cli_decoded(const cli_answer *a);
 double cli_rate(int64_t n, double seconds); /* 0 for no time */
 
 #endif

@@ -60,7 +60,8 @@ static void print_json(const cli_call *call, const settings *s, const cli_answer
     json_object_set_new(o, "decode_seconds", out_real(r->decode_seconds));
     json_object_set_new(o, "prompt_tokens_per_second",
                         out_real(cli_rate(r->n_prompt, r->prompt_seconds)));
-    json_object_set_new(o, "tokens_per_second", out_real(cli_rate(r->n_new, r->decode_seconds)));
+    json_object_set_new(o, "tokens_per_second",
+                        out_real(cli_rate(cli_decoded(a), r->decode_seconds)));
     out_json(o);
 }
 

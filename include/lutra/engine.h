@@ -76,7 +76,8 @@ LUTRA_API void lutra_generation_init(lutra_generation *g);
 /* Feeds prompt ids (n >= 1) after what the session holds and generates. An end token stops and is
    not given to on_token. E_LIMIT if the prompt does not fit the session. Afterwards the session
    holds the prompt and the new tokens, but not the last one given to on_token when finish is LENGTH
-   or CALLER: nothing came after it, so it was not fed. */
+   or CALLER: nothing came after it, so it was not fed. E_CANCELLED fills *out too: what came until
+   then, finish CALLER. */
 LUTRA_API lutra_status lutra_generate(lutra_session *s, const int32_t *prompt, int64_t n,
                                       const lutra_generation *g, lutra_generation_result *out,
                                       lutra_err *err);

@@ -55,11 +55,13 @@ static lutra_status run(lutra_session *s, const int32_t *prompt, int64_t n,
     const int64_t limit = g->max_tokens && g->max_tokens < room ? g->max_tokens : room;
     for (int64_t i = 0; i < s->length; i++)
         lutra_sampler_accept(sampler, s->ids[i]);
-    LU_TRY(decode(s, g, sampler, limit, r, err));
+    const lutra_status status = decode(s, g, sampler, limit, r, err);
+    if (status == LUTRA_E_CANCELLED)
+        r->finish = LUTRA_FINISH_CALLER;
     r->n_prompt = n;
     r->prompt_seconds = fed - start;
     r->decode_seconds = lu_seconds() - fed;
-    return LUTRA_OK;
+    return status;
 }
 
 lutra_status lutra_generate(lutra_session *s, const int32_t *prompt, int64_t n,
@@ -77,7 +79,7 @@ lutra_status lutra_generate(lutra_session *s, const int32_t *prompt, int64_t n,
     LU_TRY(lutra_sampler_open(&opts.sampling, s->model->config.vocab_size, &sampler, err));
     const lutra_status status = run(s, prompt, n, &opts, sampler, &result, err);
     lutra_sampler_close(sampler);
-    if (status == LUTRA_OK && out)
+    if (out && (status == LUTRA_OK || status == LUTRA_E_CANCELLED))
         *out = result;
     return status;
 }

@@ -213,11 +213,14 @@ lutra_status lu_perplexity_of_ids(lutra_model *m, const int32_t *ids, int64_t n,
     if (o)
         memcpy(&opts, o, o->size < sizeof opts ? o->size : sizeof opts);
     evaluation e = {.model = m, .ids = ids, .window = opts.window, .lead = opts.bos ? 1 : 0};
-    if (opts.window > m->config.max_context || opts.window < 0 || opts.max_windows < 0)
-        return lu_fail(err, opts.window > m->config.max_context ? LUTRA_E_LIMIT : LUTRA_E_ARG,
-                       "window is %" PRId64 " and max_windows %" PRId64
-                       ", expected a window within the model's context of %" PRId64,
-                       opts.window, opts.max_windows, m->config.max_context);
+    if (opts.window < 0 || opts.max_windows < 0)
+        return lu_fail(err, LUTRA_E_ARG,
+                       "window is %" PRId64 " and max_windows %" PRId64 ", expected no negative ones",
+                       opts.window, opts.max_windows);
+    if (opts.window > m->config.max_context)
+        return lu_fail(err, LUTRA_E_LIMIT,
+                       "a window of %" PRId64 " tokens exceeds the model's context of %" PRId64,
+                       opts.window, m->config.max_context);
     e.stride = opts.stride ? opts.stride : opts.window;
     e.inputs = e.lead + e.window;
     LU_TRY(check(&e, n, err));

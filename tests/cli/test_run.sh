@@ -27,6 +27,10 @@ expect_json
 expect_value 'o["new_tokens"], len(o["tokens"]), o["finish"]' "(24, 24, 'length')"
 expect_value 'o["text"].rstrip("\n") == open("'"$work/greedy"'").read().rstrip("\n")' True
 
+# The first token comes from the prompt's pass: alone it says nothing about speed.
+run run "$MODEL" -p 'The' -n 1 --json
+expect_value 'o["new_tokens"], o["tokens_per_second"]' '(1, 0.0)'
+
 # Stop strings are left out, and the earliest ends the answer.
 word=$(python3 -c 'import sys; print(open(sys.argv[1]).read().split()[4])' "$work/greedy")
 run run "$MODEL" -p 'The' -n 24 --json --stop 'never-in-the-text' --stop "$word"

@@ -249,6 +249,24 @@ static void bad_arguments_are_refused(void **state)
     assert_int_equal(lutra_session_length(b->session), 0);
 }
 
+static bool cancel_from_the_fifth(void *user) { return ((collected *)user)->n >= 5; }
+
+static void a_cancelled_generation_tells_what_it_has_done(void **state)
+{
+    bench *b = *state;
+    collected c;
+    lutra_err err;
+    lutra_generation_result r = {0};
+    const lutra_generation g = greedy(&c, 12);
+    b->ctx->options.user = &c;
+    b->ctx->options.cancelled = cancel_from_the_fifth;
+    assert_int_equal(lutra_generate(b->session, prompt, N_PROMPT, &g, &r, &err), LUTRA_E_CANCELLED);
+    assert_int_equal(r.n_new, 5);
+    assert_int_equal(r.n_prompt, N_PROMPT);
+    assert_int_equal(r.finish, LUTRA_FINISH_CALLER);
+    assert_int_equal(lutra_session_length(b->session), N_PROMPT + 4);
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, open_bench, close_bench)
 
 int main(void)
@@ -262,6 +280,7 @@ int main(void)
         CASE(a_second_turn_continues_the_first),
         CASE(the_penalty_counts_the_whole_session),
         CASE(the_same_seed_gives_the_same_text),
+        CASE(a_cancelled_generation_tells_what_it_has_done),
         CASE(bad_arguments_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,7 +6,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-enum { LANES = 8, TOKENS = 3 }; /* 3 x 4 sums + 3 x + 1 weight: 16 ymm */
+#define LU_LINEAR_TOKENS 3
+enum { LANES = 8, TOKENS = LU_LINEAR_TOKENS }; /* 3 x 4 sums + 3 x + 1 weight: 16 ymm */
 
 typedef __m256 vf;
 typedef uint32_t vu __attribute__((vector_size(32), may_alias));

@@ -8,7 +8,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-enum { LANES = 16, TOKENS = 6 }; /* 6 x 4 sums + 4 weights + 1 x: 29 of 32 zmm */
+#define LU_LINEAR_TOKENS 6
+enum { LANES = 16, TOKENS = LU_LINEAR_TOKENS }; /* 6 x 4 sums + 4 weights + 1 x: 29 of 32 zmm */
 
 typedef __m512 vf;
 typedef uint32_t vu __attribute__((vector_size(64), may_alias));
