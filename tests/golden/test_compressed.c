@@ -46,10 +46,10 @@ static void expect_near(lutra_ctx *ctx, const char *name, const char *out, bool 
     static float logits[TOKENS * VOCAB];
     const lutra_model_options f32 = {.size = sizeof f32, .dtype = LUTRA_F32};
     snprintf(in, sizeof in, "tests/fixtures/tiny/%s", name);
-    compress(ctx, in, out, "int8:g8:f32", everything);
+    compress(ctx, in, out, "int8:g8:asym:f32", everything);
     must(lutra_model_open(ctx, out, &f32, &m, &err), &err);
     lutra_model_get_info(m, &info);
-    assert_string_equal(info.format, "int8:g8:f32");
+    assert_string_equal(info.format, "int8:g8:asym:f32");
     assert_int_equal(m->layers[0].attention[LU_SLOT_Q].weight.bits, 8);
     assert_int_equal(m->layers[1].experts[0][LU_DOWN].weight.bits, 8);
     assert_int_equal(m->embedding.bits, everything ? 8 : 0);
