@@ -29,7 +29,7 @@ LUTRA_API void lutra_perplexity_options_init(lutra_perplexity_options *o);
 
 /* Tokenizes the whole text in one call without special tokens, cuts the ids into windows (a
    shorter tail is dropped), runs each window by itself. E_ARG if the text is shorter than a window,
-   E_LIMIT if the window exceeds the model's context. */
+   E_LIMIT if the window exceeds the model's context, E_FORMAT if the model predicts NaN. */
 LUTRA_API lutra_status lutra_eval_perplexity(lutra_model *m, const lutra_tokenizer *t,
                                              const char *text, size_t n,
                                              const lutra_perplexity_options *o,

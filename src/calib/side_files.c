@@ -18,7 +18,8 @@
 
 #define CONFIG "config.json"
 #define INDEX "model.safetensors.index.json"
-#define MEMBER "\"quantization_config\": "
+#define KEY "quantization_config"
+#define MEMBER "\"" KEY "\": "
 #define INDENT "  "
 #define BUFFER ((size_t)1 << 20)
 
@@ -128,7 +129,18 @@ static lutra_status write_config(const lu_plan *p, const char *folder, lutra_err
 {
     char *value;
     LU_TRY(quant_config_text(p, &value, err));
-    char *text = insert_member(lutra_checkpoint_config(p->checkpoint), value);
+    const char *config = lutra_checkpoint_config(p->checkpoint);
+    char *without = NULL; /* a member that is null gives way: a key stands in an object once */
+    json_t *root = lu_checkpoint_json(p->checkpoint);
+    if (json_object_get(root, KEY)) {
+        json_t *copy = json_copy(root);
+        json_object_del(copy, KEY);
+        without = copy ? lu_json_dump(copy, JSON_INDENT(2), NULL) : NULL;
+        json_decref(copy);
+        config = without;
+    }
+    char *text = config ? insert_member(config, value) : NULL;
+    lu_free(without);
     lu_free(value);
     if (!text)
         return lu_fail_nomem(err, 0);

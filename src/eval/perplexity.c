@@ -149,8 +149,13 @@ static lutra_status count_losses(evaluation *e, int64_t row, int64_t n, const in
         lu_forward_logits(e->forward, row + done, rows, e->logits);
         e->targets = targets + done;
         lu_pool_for(e->model->ctx->pool, rows, 1, loss_rows, e);
-        for (int64_t r = 0; r < rows; r++)
+        for (int64_t r = 0; r < rows; r++) {
+            if (!isfinite(e->losses[r]))
+                return lu_fail(err, LUTRA_E_FORMAT,
+                               "a prediction is not a number: weights, norms or scales of the "
+                               "model hold NaN or infinity, get its files again");
             e->total += e->losses[r];
+        }
         done += rows;
     }
     e->predicted += n;

@@ -312,6 +312,23 @@ static void it_can_be_cancelled_and_survives_failed_allocations(void **state)
     lutra_close(ctx);
 }
 
+static void a_model_with_nan_in_it_has_no_perplexity(void **state)
+{
+    (void)state;
+    lutra_err err;
+    lutra_perplexity p;
+    lutra_perplexity_options o;
+    lutra_perplexity_options_init(&o);
+    o.window = 8;
+    lutra_ctx *ctx = open_context(1);
+    lutra_model *m = open_model(ctx, "tests/fixtures/tiny/llama", LUTRA_F32);
+    m->final_norm[3] = NAN;
+    assert_int_equal(lu_perplexity_of_ids(m, text_ids, TEXT, &o, &p, &err), LUTRA_E_FORMAT);
+    assert_non_null(strstr(err.msg, "NaN"));
+    lutra_model_close(m);
+    lutra_close(ctx);
+}
+
 /* --- recorded values of whole texts ----------------------------------------------------------- */
 
 static void check_recorded(lutra_ctx *ctx, const char *folder, const char *text)
@@ -371,6 +388,7 @@ int main(void)
         cmocka_unit_test(senseless_windows_are_refused),
         cmocka_unit_test(it_tells_where_it_is_and_asks_before_every_layer),
         cmocka_unit_test(it_can_be_cancelled_and_survives_failed_allocations),
+        cmocka_unit_test(a_model_with_nan_in_it_has_no_perplexity),
         cmocka_unit_test(whole_texts_agree_with_transformers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "base/json.h"
 #include "calib/quantize.h"
 #include "calib/quantize_plan.h"
 #include "fmt/codec.h"
@@ -221,6 +222,28 @@ static void the_folder_holds_the_model_and_nothing_else(void **state)
     snprintf(path, sizeof path, "%s/config.json", p.out);
     assert_int_equal(lu_file_read(path, 1 << 20, &text, &size, NULL), LUTRA_OK);
     assert_non_null(strstr(text, "\"rms_norm_eps\": 1e-05,")); /* the model's own text is kept */
+    lu_free(text);
+    leave(&p);
+}
+
+static void a_null_quantization_config_gives_way(void **state)
+{
+    (void)state;
+    place p;
+    enter(&p, 1);
+    write_model(&p);
+    syn_text(p.in, "config.json", "{\"quantization_config\": null, \"hidden_act\": \"silu\"}");
+    set_format(&p, "nf4:g32");
+    expect(&p, p.in, LUTRA_OK, NULL);
+    assert_int_equal(compare_with_codec(p.in, p.out, &p.o.format), 4);
+    char path[SYN_PATH * 2], *text;
+    size_t size;
+    json_t *json = NULL;
+    snprintf(path, sizeof path, "%s/config.json", p.out);
+    assert_int_equal(lu_file_read(path, 1 << 20, &text, &size, NULL), LUTRA_OK);
+    assert_int_equal(lu_json_parse(path, text, size, true, &json, NULL), LUTRA_OK); /* no key twice */
+    assert_string_equal(json_string_value(json_object_get(json, "hidden_act")), "silu");
+    json_decref(json);
     lu_free(text);
     leave(&p);
 }
@@ -540,6 +563,7 @@ int main(void)
         cmocka_unit_test(every_format_writes_what_the_codec_says),
         cmocka_unit_test(a_users_table_is_stored_with_its_values),
         cmocka_unit_test(the_folder_holds_the_model_and_nothing_else),
+        cmocka_unit_test(a_null_quantization_config_gives_way),
         cmocka_unit_test(the_report_follows_from_the_shapes),
         cmocka_unit_test(ignored_modules_are_copied),
         cmocka_unit_test(globs_match_as_in_a_shell),
