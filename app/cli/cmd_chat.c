@@ -204,7 +204,8 @@ static lutra_status converse(chat *c, lutra_err *err)
     bool warned = false; /* by one Ctrl-C at the prompt */
     while (!c->leave && !out_broken() && !interrupt_terminated()) {
         char *line = NULL;
-        interrupt_clear();
+        if (!warned)
+            interrupt_clear(); /* what stopped an answer; after a warning it may be the next one */
         switch (chat_input_line(&c->input, "> ", &line, err)) {
         case CHAT_FAILED: return err->status;
         case CHAT_END:
@@ -214,6 +215,7 @@ static lutra_status converse(chat *c, lutra_err *err)
         case CHAT_INTERRUPT:
             if (warned || !c->input.terminal || interrupt_terminated())
                 return LUTRA_OK;
+            interrupt_clear();
             fprintf(stderr, "\n(Ctrl-C again or Ctrl-D leaves)\n");
             warned = true;
             continue;
