@@ -69,6 +69,8 @@ bool lu_utf8_valid(const char *p, size_t n)
 size_t lu_utf8_append_lossy(lu_bytes *out, const char *p, size_t n, bool more)
 {
     size_t i = 0, good = 0; /* [good, i) is valid and not yet written */
+    if (!n)
+        return 0; /* p may be NULL, and NULL + 0 is undefined */
     while (i < n) {
         int bad;
         bool cut;
