@@ -6,6 +6,7 @@
 #include "lutra/engine.h"
 #include "lutra/eval.h"
 #include "lutra/format.h"
+#include "lutra/method.h"
 #include "lutra/model.h"
 #include "lutra/quant.h"
 #include "lutra/tensor.h"

@@ -1,0 +1,14 @@
+/* pass_list.h - every pass, once; passes.c makes the list of them. */
+#ifndef LU_ALGO_PASS_LIST_H
+#define LU_ALGO_PASS_LIST_H
+
+#include "algo/pass.h"
+
+/* One line per pass, transforms first. */
+#define LU_PASS_LIST(X) X(rtn)
+
+#define LU_PASS_DECLARE(name) extern const lu_pass lu_pass_##name;
+LU_PASS_LIST(LU_PASS_DECLARE)
+#undef LU_PASS_DECLARE
+
+#endif
