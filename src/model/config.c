@@ -179,9 +179,9 @@ static lutra_status read_softcap(const reader *r, const char *key, double absent
 {
     double cap = is_null(r, key) ? 0.0 : absent;
     if (absent > 0.0) {
-        const bool given = json_is_number(json_object_get(r->json, key));
+        const bool given = json_object_get(r->json, key) && !is_null(r, key);
         LU_TRY(lu_json_float(r->what, r->json, key, &cap, r->err));
-        if (given && !(cap > 0.0 && cap < 1e9))
+        if (given && !(cap >= 1e-6 && cap < 1e9))
             return lu_fail(r->err, LUTRA_E_FORMAT,
                            "%s: \"%s\" is %g, expected a positive number or null", r->what, key,
                            cap);
@@ -203,7 +203,7 @@ static lutra_status read_scales(const reader *r, lu_model_config *c)
         scalar = c->arch->query_scalar;
         LU_TRY(lu_json_float(r->what, r->json, "query_pre_attn_scalar", &scalar, r->err));
     }
-    if (!(scalar > 0.0 && scalar < 1e9))
+    if (!(scalar >= 1e-6 && scalar < 1e9)) /* the scale stays finite in float32 */
         return lu_fail(r->err, LUTRA_E_FORMAT,
                        "%s: \"query_pre_attn_scalar\" is %g, expected a positive number", r->what,
                        scalar);
