@@ -6,7 +6,12 @@
    into a graph, unless they say otherwise: what changes from step to step (ids, positions, lengths)
    is read from device memory. Results are bit-identical from run to run and do not depend on what
    else is in the batch. Functions return 0, a cudaError_t, or LU_CUDA_E_SHAPE for arguments that
-   make no sense. Rows of one call: tokens, in any mix of sequences. */
+   make no sense. Rows of one call: tokens, in any mix of sequences.
+
+   From compute capability 9.0 on every kernel is launched so that it may be scheduled while the one
+   ahead in the stream still runs, and waits for it by itself (programmatic dependent launch); only
+   norms may be fetched before, so no kernel directly ahead may write them. Speed wants rows on 16
+   bytes and widths that are multiples of 8; where that is a demand it says so. */
 #ifndef LU_KERN_CUDA_CUDA_OPS_H
 #define LU_KERN_CUDA_CUDA_OPS_H
 
@@ -16,7 +21,8 @@
 extern "C" {
 #endif
 
-/* Where each row of a pass stands: its sequence (a row of the page table) and position. */
+/* Where each row of a pass stands: its sequence (a row of the page table) and position. A row at a
+   negative position is idle: rope_store and the attention of decoding pass over it. */
 typedef struct lu_cuda_rows {
     int64_t n;
     const int32_t *sequence; /* [n] */
@@ -89,7 +95,8 @@ int lu_cuda_rope_store(const lu_cuda_rope_args *a);
    j <= p, of these only p - j < window if a window is set; scores are scale * q.k, with softcap c > 0
    then c * tanh(s / c). q: act, head h of row r at q + r * ld + h * head_dim; out: act, dense
    [rows][n_heads * head_dim]. Query heads h share KV head h / (n_heads / n_kv_heads).
-   head_dim: a multiple of 8 up to 256. */
+   head_dim: a multiple of 8 up to 256. ld: a multiple of 8; q, out, scratch and the cache: on 16
+   bytes. */
 typedef struct lu_cuda_attend_args {
     lu_cuda_rows rows;
     const uint16_t *q;
@@ -99,13 +106,20 @@ typedef struct lu_cuda_attend_args {
     float scale, softcap;
     uint16_t *out;
     int bf16;
-    int64_t max_position; /* bound on every position + 1: sets how decode splits the cache */
-    void *scratch;        /* lu_cuda_attend_scratch bytes */
+    int64_t max_position; /* bound on every position + 1: how many blocks decoding starts; no result
+                             depends on it */
+    void *scratch;        /* decoding: lu_cuda_attend_scratch bytes for at least these rows and
+                             max_position, filled with zeros once; each call leaves it ready for the
+                             next. Calls that may run at the same time need one each. */
     void *stream;
 } lu_cuda_attend_args;
 size_t lu_cuda_attend_scratch(int64_t rows, int64_t n_heads, int64_t head_dim, int64_t max_position);
 /* Decoding: rows may be of different sequences each. */
 int lu_cuda_attend_decode(const lu_cuda_attend_args *a);
+/* rope_store and attend_decode in one launch, the same bits: q is the start of a qkv row
+   (lu_cuda_rope_args), which stays as it is; k and v go into the cache. Rows must be of different
+   sequences. cosines, sines: as lu_cuda_rope_args, on 16 bytes. */
+int lu_cuda_rope_attend_decode(const lu_cuda_attend_args *a, const float *cosines, const float *sines);
 /* Prefill: rows [first, first + n) of the call are consecutive positions of one sequence; starts is
    host memory [n_segments + 1] with the first row of each such run and rows.n at its end. The result
    of a row does not depend on where runs were cut. */
@@ -120,7 +134,8 @@ int lu_cuda_act_mul(int64_t n, int64_t cols, const uint16_t *gate_up, int gelu, 
    are then sorted by expert, rows ascending: expert e owns the gathered rows first[e] .. first[e+1].
      source[g]: row of gathered row g.  place[r * n_active + i], share[...]: its gathered rows and
    weights, experts ascending. first is device [n_experts + 1]; copying it to the host is the
-   caller's business. gather: out[g] = in[source[g]].  scatter: out[r] = sum_i share * y[place]. */
+   caller's business. At most 256 experts, 32 of them active. gather: out[g] = in[source[g]].
+   scatter: out[r] = sum_i share * y[place]. */
 int lu_cuda_moe_route(int64_t n, int64_t n_experts, int64_t n_active, const uint16_t *logits,
                       int bf16, int32_t *source, int32_t *place, float *share, int32_t *first,
                       void *stream);
