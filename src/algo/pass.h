@@ -18,6 +18,7 @@
      lu_seam_apply. A rounding pass calls lu_linear_open_codes, fills codes, scales and zeros, and
      then lu_linear_close_codes, which puts the decoded values into w.
    - Results depend neither on threads nor on the machine's load. Long loops ask lu_check_cancel.
+   - A rounding pass may spoil the Hessian of the site it is called for.
    - Errors name the linear and the mend; the pipeline prefixes nothing. */
 #ifndef LU_ALGO_PASS_H
 #define LU_ALGO_PASS_H

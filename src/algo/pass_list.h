@@ -5,7 +5,11 @@
 #include "algo/pass.h"
 
 /* One line per pass, transforms first. */
-#define LU_PASS_LIST(X) X(rtn)
+/* clang-format off */
+#define LU_PASS_LIST(X) \
+    X(gptq)             \
+    X(rtn)
+/* clang-format on */
 
 #define LU_PASS_DECLARE(name) extern const lu_pass lu_pass_##name;
 LU_PASS_LIST(LU_PASS_DECLARE)

@@ -39,7 +39,8 @@ void lu_la_add_gram(lu_la *la, int64_t rows, int64_t n, float alpha, const float
 void lu_la_mirror(lu_la *la, int64_t n, float *c);
 
 /* a[n][n], symmetric, of which the lower triangle is read, becomes L in its lower triangle with
-   a = L L^T; zeros above. False if a is not positive definite: a is then spoilt. */
+   a = L L^T; zeros above. False if a is not positive definite: its lower triangle is then spoilt.
+ */
 bool lu_la_cholesky(lu_la *la, int64_t n, float *a);
 
 /* The lower triangular l[n][n] without zeros on its diagonal becomes its inverse. */
@@ -49,9 +50,12 @@ lutra_status lu_la_invert_lower(lu_la *la, int64_t n, float *l, lutra_err *err);
 void lu_la_cholesky_solve(lu_la *la, int64_t n, const float *l, int64_t m, float *b);
 
 /* h[n][n], symmetric positive definite and whole, becomes the upper triangular U with
-   U^T U = h^-1, zeros below. *definite is set to false, h spoilt, if it is not. In place: from the
-   Cholesky factor R of h in reversed order (h = R R^T, R upper), U = R^-1, which is better
-   conditioned than factoring the inverse. */
+   U^T U = h^-1, zeros below. *definite is set to false, and h stays as it was, if it is not. In
+   place: from the Cholesky factor R of h in reversed order (h = R R^T, R upper), U = R^-1, which is
+   better conditioned than factoring the inverse. */
 lutra_status lu_la_inverse_factor(lu_la *la, int64_t n, float *h, bool *definite, lutra_err *err);
+
+/* b[m][n] becomes b U^-1, with U upper triangular: |b U^-1|^2 = b h b^T for the factor above. */
+void lu_la_divide_upper(lu_la *la, int64_t n, const float *u, int64_t m, float *b);
 
 #endif

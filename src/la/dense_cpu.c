@@ -154,10 +154,16 @@ static void trailing_tiles(void *arg, int64_t begin, int64_t end, int worker)
         upper_tile(t, across, &j, &i);
         i = first + i * TILE;
         j = first + j * TILE;
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)smaller(TILE, p->n - i),
-                    (blasint)smaller(TILE, p->n - j), (blasint)p->width, -1,
-                    p->a + i * p->n + p->at, (blasint)p->n, p->a + j * p->n + p->at, (blasint)p->n,
-                    1, p->a + i * p->n + j, (blasint)p->n);
+        const blasint rows = (blasint)smaller(TILE, p->n - i), n = (blasint)p->n;
+        const float *ai = p->a + i * p->n + p->at, *aj = p->a + j * p->n + p->at;
+        float *c = p->a + i * p->n + j;
+        if (i == j) /* the upper triangle stays as it is */
+            cblas_ssyrk(CblasRowMajor, CblasLower, CblasNoTrans, rows, (blasint)p->width, -1, ai, n,
+                        1, c, n);
+        else
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows,
+                        (blasint)smaller(TILE, p->n - j), (blasint)p->width, -1, ai, n, aj, n, 1, c,
+                        n);
     }
 }
 
@@ -173,11 +179,11 @@ bool lu_la_cholesky(lu_la *la, int64_t n, float *a)
         lu_pool_for(la->pool, below, 1, panel_rows, &p);
         lu_pool_for(la->pool, below * (below + 1) / 2, 1, trailing_tiles, &p);
     }
-    triangle_job job = {.n = n, .a = a, .to_zero = true};
-    lu_pool_for(la->pool, n, 64, triangle_rows, &job);
     for (int64_t i = 0; i < n; i++) /* NaN passes LAPACK's test */
         if (!(a[i * n + i] > 0))
             return false;
+    triangle_job job = {.n = n, .a = a, .to_zero = true};
+    lu_pool_for(la->pool, n, 64, triangle_rows, &job);
     return true;
 }
 
@@ -267,15 +273,55 @@ static void reverse_part(void *arg, int64_t begin, int64_t end, int worker)
     }
 }
 
-lutra_status lu_la_inverse_factor(lu_la *la, int64_t n, float *h, bool *definite, lutra_err *err)
+static void reverse(lu_la *la, int64_t n, float *h)
 {
     /* reversing the rows and columns of a dense matrix is reversing its elements */
     reverse_job r = {.a = h, .count = n * n};
     lu_pool_for(la->pool, r.count / 2, 65536, reverse_part, &r);
+}
+
+lutra_status lu_la_inverse_factor(lu_la *la, int64_t n, float *h, bool *definite, lutra_err *err)
+{
+    float *diagonal = lu_array((size_t)n, sizeof *diagonal);
+    if (!diagonal)
+        return lu_fail_nomem(err, (size_t)n * sizeof *diagonal);
+    reverse(la, n, h);
+    for (int64_t i = 0; i < n; i++)
+        diagonal[i] = h[i * n + i];
     *definite = lu_la_cholesky(la, n, h);
-    if (!*definite)
-        return LUTRA_OK;
-    LU_TRY(lu_la_invert_lower(la, n, h, err));
-    lu_pool_for(la->pool, r.count / 2, 65536, reverse_part, &r);
-    return LUTRA_OK;
+    lutra_status status = LUTRA_OK;
+    if (*definite) {
+        status = lu_la_invert_lower(la, n, h, err);
+    } else { /* the upper triangle was not touched */
+        for (int64_t i = 0; i < n; i++)
+            h[i * n + i] = diagonal[i];
+        lu_la_mirror(la, n, h);
+    }
+    lu_free(diagonal);
+    reverse(la, n, h);
+    return status;
+}
+
+typedef struct {
+    int64_t n, m;
+    const float *u;
+    float *b;
+} right_job;
+
+static void right_rows(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const right_job *r = arg;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++) {
+        const int64_t i = t * TILE;
+        cblas_strsm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasNonUnit,
+                    (blasint)smaller(TILE, r->m - i), (blasint)r->n, 1, r->u, (blasint)r->n,
+                    r->b + i * r->n, (blasint)r->n);
+    }
+}
+
+void lu_la_divide_upper(lu_la *la, int64_t n, const float *u, int64_t m, float *b)
+{
+    right_job r = {.n = n, .m = m, .u = u, .b = b};
+    lu_pool_for(la->pool, tiles_of(m), 1, right_rows, &r);
 }
