@@ -159,6 +159,7 @@ static bool walk_reference(const reference *r, const lutra_format *f, const floa
     bool clear = true;
     lu_grid grid;
     lu_grid_init(&grid, f);
+    const double step = (double)(grid.value[grid.n - 1] - grid.value[0]) / grid.n;
     for (int64_t j = 0; j < k; j++)
         w[j] = (double)row[r->order[j]];
     for (int64_t g = 0; g < k / size; g++) {
@@ -194,7 +195,7 @@ static bool walk_reference(const reference *r, const lutra_format *f, const floa
         for (int i = 1; i < grid.n; i++) {
             const double pivot = ((double)grid.mid[i - 1] - zero_value) * (double)scale;
             best = pivot < w[j] ? i : best;
-            clear &= !(fabs(pivot - w[j]) < 1e-3 * (double)scale);
+            clear &= !(fabs(pivot - w[j]) < 1e-3 * step * (double)scale);
         }
         const double decoded = (double)scale * ((double)grid.value[best] - zero_value);
         const double e = (w[j] - decoded) / r->u[j * k + j];
@@ -248,7 +249,8 @@ static void it_equals_the_recursion_in_float64(void **state)
                         fail_msg("%s mode %d row %d column %d: %g, expected %g", specs[f], mode,
                                  (int)i, (int)j, (double)l.w[i * k + j], want[j]);
             }
-            assert_true(compared >= n / 3);
+            if (compared < n / 3)
+                fail_msg("%s mode %d: %d of %d rows are clear", specs[f], mode, (int)compared, (int)n);
             free_reference(&r);
             bare_linear_free(&l);
             lu_free(w);
