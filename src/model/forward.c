@@ -41,77 +41,93 @@ static void tap_float(lu_forward *f, int64_t layer, const char *site, const floa
         f->tap(f->tap_user, layer, site, x, rows, cols);
 }
 
-void lu_tap_act(lu_forward *f, int64_t layer, const char *site, const void *act, int64_t rows,
+void lu_tap_act(lu_forward *f, int64_t layer, const char *site, void *act, int64_t rows,
                 int64_t cols)
 {
+    if (f->edit && f->model->act == LUTRA_F32)
+        f->edit(f->edit_user, layer, site, act, rows, cols);
     if (!f->tap)
         return;
-    lu_to_f32(f->model->act, act, rows * cols, f->tap_rows);
-    f->tap(f->tap_user, layer, site, f->tap_rows, rows, cols);
+    if (f->model->act != LUTRA_F32) {
+        lu_to_f32(f->model->act, act, rows * cols, f->tap_rows);
+        act = f->tap_rows;
+    }
+    f->tap(f->tap_user, layer, site, act, rows, cols);
 }
 
 /* --- loops over rows -------------------------------------------------------------------------- */
 
+void lu_turn_row(lu_forward *f, int64_t row)
+{
+    const int64_t head_dim = f->model->config.head_dim, half = head_dim / 2;
+    for (int k = 0; k < f->n_ropes; k++)
+        lu_rope_angles(f->inv_freq[k], head_dim, f->rows[row].pos, f->cosines[k] + row * half,
+                       f->sines[k] + row * half);
+}
+
+static void embed(const lutra_model *m, int32_t id, float *x)
+{
+    lu_weight_row(&m->embedding, id, x);
+    if (m->config.embed_scale != 1.0f)
+        for (int64_t i = 0; i < m->config.hidden_size; i++)
+            x[i] *= m->config.embed_scale;
+}
+
+void lu_forward_embed(lu_forward *f, const int32_t *ids, int64_t n, float *out)
+{
+    for (int64_t i = 0; i < n; i++)
+        embed(f->model, ids[i], out + i * f->model->config.hidden_size);
+}
+
 static void embed_rows(void *arg, int64_t begin, int64_t end, int worker)
 {
     lu_forward *f = arg;
-    const lu_model_config *c = &f->model->config;
     (void)worker;
     for (int64_t r = begin; r < end; r++) {
         const lu_segment *s = &f->segments[f->rows[r].segment];
-        float *x = f->x + r * c->hidden_size;
-        lu_weight_row(&f->model->embedding, s->ids[f->rows[r].pos - s->pos], x);
-        if (c->embed_scale != 1.0f)
-            for (int64_t i = 0; i < c->hidden_size; i++)
-                x[i] *= c->embed_scale;
-        for (int k = 0; k < f->n_ropes; k++)
-            lu_rope_angles(f->inv_freq[k], c->head_dim, f->rows[r].pos,
-                           f->cosines[k] + r * (c->head_dim / 2),
-                           f->sines[k] + r * (c->head_dim / 2));
+        embed(f->model, s->ids[f->rows[r].pos - s->pos], f->x + r * f->model->config.hidden_size);
+        lu_turn_row(f, r);
     }
 }
 
 typedef struct {
     lu_forward *f;
-    bool add; /* x += branch first, through out_norm if not NULL */
-    const float *out_norm;
-    const float *in_norm; /* then in = norm of x, if not NULL */
-    int64_t first;        /* row of x that in's row 0 is made from */
-} seam_job;
+    lu_joint joint;
+} join_job;
 
-static void seam_rows(void *arg, int64_t begin, int64_t end, int worker)
+static void join_rows(void *arg, int64_t begin, int64_t end, int worker)
 {
-    const seam_job *job = arg;
-    lu_forward *f = job->f;
+    const lu_joint *joint = &((const join_job *)arg)->joint;
+    lu_forward *f = ((const join_job *)arg)->f;
     const lu_model_config *c = &f->model->config;
     const lu_ops *ops = &f->model->ops;
     const int64_t cols = c->hidden_size;
     float *tmp = f->row_scratch + worker * cols;
     for (int64_t r = begin; r < end; r++) {
-        float *x = f->x + (job->first + r) * cols;
+        float *x = f->x + (joint->first + r) * cols;
         const float *branch = f->branch + r * cols;
-        if (job->add && job->out_norm) {
-            ops->rmsnorm(tmp, branch, job->out_norm, cols, c->eps, c->arch->norm_offset);
+        if (joint->add && joint->out_norm) {
+            ops->rmsnorm(tmp, branch, joint->out_norm, cols, c->eps, c->arch->norm_offset);
             branch = tmp;
         }
-        if (job->add)
+        if (joint->add)
             ops->add(x, branch, cols);
-        if (job->in_norm) {
-            ops->rmsnorm(tmp, x, job->in_norm, cols, c->eps, c->arch->norm_offset);
+        if (joint->in_norm) {
+            ops->rmsnorm(tmp, x, joint->in_norm, cols, c->eps, c->arch->norm_offset);
             lu_store_act(f, f->in, r * cols, tmp, cols);
         }
     }
 }
 
-static void seam(lu_forward *f, seam_job job, int64_t rows)
+void lu_join_rows(lu_forward *f, lu_joint joint, int64_t rows)
 {
-    job.f = f;
-    lu_for_rows(f, rows, f->model->config.hidden_size, seam_rows, &job);
+    join_job job = {f, joint};
+    lu_for_rows(f, rows, f->model->config.hidden_size, join_rows, &job);
 }
 
 /* --- a pass ----------------------------------------------------------------------------------- */
 
-static void place_rows(lu_forward *f, const lu_segment *segments, int64_t n)
+void lu_place_rows(lu_forward *f, const lu_segment *segments, int64_t n)
 {
     f->segments = segments;
     f->n_segments = n;
@@ -126,23 +142,24 @@ lutra_status lu_forward_run(lu_forward *f, const lu_segment *segments, int64_t n
 {
     const lutra_model *m = f->model;
     const int64_t n_layers = m->config.n_layers, cols = m->config.hidden_size;
-    place_rows(f, segments, n_segments);
+    lu_place_rows(f, segments, n_segments);
     lu_for_rows(f, f->n_rows, cols, embed_rows, f);
     tap_float(f, -1, "embedding", f->x, f->n_rows, cols);
-    seam(f, (seam_job){.in_norm = m->layers[0].norm[LU_NORM_ATTN_IN]}, f->n_rows);
+    lu_join_rows(f, (lu_joint){.in_norm = m->layers[0].norm[LU_NORM_ATTN_IN]}, f->n_rows);
     for (int64_t i = 0; i < n_layers; i++) {
         const lu_layer *layer = &m->layers[i];
         LU_TRY(lu_check_cancel(m->ctx, err));
-        lu_attention_branch(f, i);
-        seam(f,
-             (seam_job){.add = true,
-                        .out_norm = layer->norm[LU_NORM_ATTN_OUT],
-                        .in_norm = layer->norm[LU_NORM_MLP_IN]},
-             f->n_rows);
-        lu_mlp_branch(f, i);
+        lu_attention_branch(f, i, LU_STAGE_MLP);
+        lu_join_rows(f,
+                     (lu_joint){.add = true,
+                                .out_norm = layer->norm[LU_NORM_ATTN_OUT],
+                                .in_norm = layer->norm[LU_NORM_MLP_IN]},
+                     f->n_rows);
+        lu_mlp_branch(f, i, LU_STAGE_END);
         const float *next = i + 1 < n_layers ? m->layers[i + 1].norm[LU_NORM_ATTN_IN] : NULL;
-        seam(f, (seam_job){.add = true, .out_norm = layer->norm[LU_NORM_MLP_OUT], .in_norm = next},
-             f->n_rows);
+        lu_join_rows(
+            f, (lu_joint){.add = true, .out_norm = layer->norm[LU_NORM_MLP_OUT], .in_norm = next},
+            f->n_rows);
         tap_float(f, i, "layer_out", f->x, f->n_rows, cols);
     }
     return LUTRA_OK;
@@ -165,7 +182,7 @@ void lu_forward_logits(lu_forward *f, int64_t row, int64_t n, float *out)
 {
     lutra_model *m = f->model;
     const int64_t cols = m->config.hidden_size;
-    seam(f, (seam_job){.in_norm = m->final_norm, .first = row}, n);
+    lu_join_rows(f, (lu_joint){.in_norm = m->final_norm, .first = row}, n);
     lu_tap_act(f, -1, "final_norm", f->in, n, cols);
     lu_tap_act(f, -1, m->lm_head.site, f->in, n, cols);
     lu_product p = {.linear = &m->lm_head.linear, .x = f->in, .rows = n, .y = out};
@@ -322,12 +339,21 @@ lutra_status lu_forward_set_tap(lu_forward *f, lu_tap tap, void *user, lutra_err
     int64_t cols = c->hidden_size > c->intermediate_size ? c->hidden_size : c->intermediate_size;
     if (cols < c->n_heads * c->head_dim)
         cols = c->n_heads * c->head_dim;
-    if (tap && !f->tap_rows) {
+    if (tap && !f->tap_rows && f->model->act != LUTRA_F32) {
         f->tap_rows = lu_array((size_t)(f->max_expert_rows * cols), sizeof *f->tap_rows);
         if (!f->tap_rows)
             return lu_fail_nomem(err, (size_t)(f->max_expert_rows * cols) * sizeof *f->tap_rows);
     }
     f->tap = tap;
     f->tap_user = user;
+    return LUTRA_OK;
+}
+
+lutra_status lu_forward_set_edit(lu_forward *f, lu_row_edit edit, void *user, lutra_err *err)
+{
+    if (edit && f->model->act != LUTRA_F32)
+        return lu_fail(err, LUTRA_E_ARG, "inputs of linears can be edited in float32 models only");
+    f->edit = edit;
+    f->edit_user = user;
     return LUTRA_OK;
 }

@@ -26,6 +26,21 @@ typedef struct lu_segment {
 typedef void (*lu_tap)(void *user, int64_t layer, const char *site, const float *x, int64_t rows,
                        int64_t cols);
 
+/* May change the inputs of a linear, before the tap sees them and the products read them. Linears
+   that share their input (q k v; gate up; the router and the rows that experts take) share the rows
+   and thus the change: it is asked for each of them in turn. Models in float32 only. */
+typedef void (*lu_row_edit)(void *user, int64_t layer, const char *site, float *x, int64_t rows,
+                            int64_t cols);
+
+/* The points of a layer where inputs of linears are known. */
+typedef enum lu_stage {
+    LU_STAGE_QKV,
+    LU_STAGE_O,
+    LU_STAGE_MLP, /* gate and up, router */
+    LU_STAGE_DOWN,
+    LU_STAGE_END, /* the layer's output */
+} lu_stage;
+
 typedef struct lu_forward lu_forward;
 
 /* max_rows: tokens of all segments of a pass; max_context: largest pos + n that will come. */
@@ -36,6 +51,25 @@ int64_t lu_forward_max_rows(const lu_forward *f);
 
 /* Sets the tap for the passes that follow; NULL removes it. */
 lutra_status lu_forward_set_tap(lu_forward *f, lu_tap tap, void *user, lutra_err *err);
+
+lutra_status lu_forward_set_edit(lu_forward *f, lu_row_edit edit, void *user, lutra_err *err);
+
+/* One layer over rows of the residual stream that the caller keeps: from stage QKV, or from MLP when
+   x already has the attention branch in it, until the inputs of the linears of stage `to` were
+   tapped. x [rows][hidden] gets the branches that were completed; segments need no ids. The outputs
+   of the last complete branch, before its norm, are in lu_forward_branch. */
+typedef struct lu_layer_run {
+    int64_t layer;
+    const lu_segment *segments;
+    int64_t n_segments;
+    lu_stage from, to;
+    float *x;
+} lu_layer_run;
+lutra_status lu_forward_layer(lu_forward *f, const lu_layer_run *r, lutra_err *err);
+const float *lu_forward_branch(const lu_forward *f); /* [rows][hidden] */
+
+/* The embeddings of ids, scaled as the model does: out [n][hidden]. */
+void lu_forward_embed(lu_forward *f, const int32_t *ids, int64_t n, float *out);
 
 /* Runs one pass over 1 .. max_rows rows. Ids must be in the vocabulary and positions within the
    caches: the caller has checked them. Afterwards lu_forward_logits can be asked for any row; rows

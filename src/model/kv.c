@@ -6,11 +6,12 @@
 
 #include "base/mem.h"
 
-lutra_status lu_kv_open(const lutra_model *m, int64_t capacity, lu_kv *out, lutra_err *err)
+static lutra_status open_layers(const lutra_model *m, int64_t capacity, int64_t layers, lu_kv *out,
+                                lutra_err *err)
 {
     const lu_model_config *c = &m->config;
     size_t bytes = 2 * lutra_dtype_bytes(m->act);
-    const bool fits = lu_mul_size(bytes, (size_t)c->n_layers, &bytes) &&
+    const bool fits = lu_mul_size(bytes, (size_t)layers, &bytes) &&
                       lu_mul_size(bytes, (size_t)(c->n_kv_heads * c->head_dim), &bytes) &&
                       lu_mul_size(bytes, (size_t)capacity, &bytes);
     if (!fits)
@@ -20,12 +21,22 @@ lutra_status lu_kv_open(const lutra_model *m, int64_t capacity, lu_kv *out, lutr
     if (!data)
         return lu_fail_nomem(err, bytes);
     *out = (lu_kv){.capacity = capacity,
-                   .n_layers = c->n_layers,
+                   .n_layers = layers,
                    .n_heads = c->n_kv_heads,
                    .head_dim = c->head_dim,
                    .dtype = m->act,
                    .data = data};
     return LUTRA_OK;
+}
+
+lutra_status lu_kv_open(const lutra_model *m, int64_t capacity, lu_kv *out, lutra_err *err)
+{
+    return open_layers(m, capacity, m->config.n_layers, out, err);
+}
+
+lutra_status lu_kv_open_one(const lutra_model *m, int64_t capacity, lu_kv *out, lutra_err *err)
+{
+    return open_layers(m, capacity, 1, out, err);
 }
 
 void lu_kv_close(lu_kv *kv)

@@ -122,14 +122,75 @@ static lutra_status read_config(lutra_model *m, lutra_err *err)
     return status;
 }
 
-static lutra_status open_into(lutra_model *m, const char *path, lutra_err *err)
+/* ---- weights given as float32, layer by layer ----------------------------------------------- */
+
+static lutra_status plan_float(const lutra_model *m, lu_module *module, const float *w,
+                               lutra_err *err)
+{
+    const lu_weight given = {
+        .n = module->weight.n, .k = module->weight.k, .dtype = LUTRA_F32, .data = w};
+    return lu_linear_plan(&given, LUTRA_F32, m->level, &module->linear, err);
+}
+
+/* A pass sizes its scratch by the plans of all layers. */
+static lutra_status plan_bare(void *arg, int64_t layer, lu_module *module, lutra_err *err)
+{
+    (void)layer;
+    return plan_float(arg, module, NULL, err);
+}
+
+void lu_module_drop(lu_module *module)
+{
+    lu_free_aligned(module->linear.packed);
+    module->linear.packed = NULL;
+}
+
+lutra_status lu_module_set(lutra_model *m, lu_module *module, const float *w, lutra_err *err)
+{
+    lu_module_drop(module);
+    LU_TRY(plan_float(m, module, w, err));
+    lu_linear *l = &module->linear;
+    l->packed = lu_alloc_aligned(l->packed_bytes);
+    if (!l->packed)
+        return lu_fail_nomem(err, l->packed_bytes);
+    l->bias = module->bias;
+    const lu_weight given = {.n = l->n, .k = l->k, .dtype = LUTRA_F32, .data = w};
+    pack_job job = {.linear = l, .weight = &given};
+    lu_pool_for(m->ctx->pool, l->n_units, 1, pack_units, &job);
+    return LUTRA_OK;
+}
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+static lutra_status open_into(lutra_model *m, const char *path, bool bare, lutra_err *err)
 {
     LU_TRY(lu_level_parse(m->ctx->options.cpu, &m->level, err));
     lu_ops_fill(&m->ops, m->level);
     LU_TRY(lu_checkpoint_open(path, &m->files, err));
     LU_TRY(read_config(m, err));
     LU_TRY(lu_model_bind(m, err));
-    return pack(m, err);
+    return bare ? lu_model_each_module(m, plan_bare, m, err) : pack(m, err);
+}
+
+static lutra_status open_model(lutra_ctx *ctx, const char *path, lutra_dtype act, bool bare,
+                               lutra_model **out, lutra_err *err)
+{
+    lutra_model *m = lu_calloc(1, sizeof *m);
+    if (!m)
+        return lu_fail_nomem(err, sizeof *m);
+    m->ctx = ctx;
+    m->act = act;
+    const lutra_status status = open_into(m, path, bare, err);
+    if (status == LUTRA_OK)
+        *out = m;
+    else
+        lutra_model_close(m);
+    return status;
+}
+
+lutra_status lu_model_open_bare(lutra_ctx *ctx, const char *path, lutra_model **out, lutra_err *err)
+{
+    return open_model(ctx, path, LUTRA_F32, true, out, err);
 }
 
 lutra_status lutra_model_open(lutra_ctx *ctx, const char *path, const lutra_model_options *opts,
@@ -142,18 +203,7 @@ lutra_status lutra_model_open(lutra_ctx *ctx, const char *path, const lutra_mode
     if (o.dtype != LUTRA_BF16 && o.dtype != LUTRA_F32)
         return lu_fail(err, LUTRA_E_ARG, "model dtype is %s, expected BF16 or F32",
                        lutra_dtype_name(o.dtype));
-    lutra_model *m = lu_calloc(1, sizeof *m);
-    if (!m)
-        return lu_fail_nomem(err, sizeof *m);
-    m->ctx = ctx;
-    m->act = o.dtype;
-    const lutra_status status = open_into(m, path, err);
-    if (status != LUTRA_OK) {
-        lutra_model_close(m);
-        return status;
-    }
-    *out = m;
-    return LUTRA_OK;
+    return open_model(ctx, path, o.dtype, false, out, err);
 }
 
 static lutra_status free_module(void *arg, int64_t layer, lu_module *module, lutra_err *err)

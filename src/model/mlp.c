@@ -28,7 +28,7 @@ static void activate_rows(void *arg, int64_t begin, int64_t end, int worker)
     }
 }
 
-static void dense_branch(lu_forward *f, int64_t layer)
+static void dense_branch(lu_forward *f, int64_t layer, lu_stage to)
 {
     const lu_model_config *c = &f->model->config;
     lu_module *mlp = f->model->layers[layer].experts[0];
@@ -38,9 +38,13 @@ static void dense_branch(lu_forward *f, int64_t layer)
         (lu_product){.linear = &mlp[LU_GATE].linear, .x = f->in, .rows = f->n_rows, .y = f->gate};
     f->products[1] =
         (lu_product){.linear = &mlp[LU_UP].linear, .x = f->in, .rows = f->n_rows, .y = f->up};
+    if (to == LU_STAGE_MLP)
+        return;
     lu_run_products(f, f->products, 2);
     lu_for_rows(f, f->n_rows, c->intermediate_size, activate_rows, f);
     lu_tap_act(f, layer, mlp[LU_DOWN].site, f->mid, f->n_rows, c->intermediate_size);
+    if (to == LU_STAGE_DOWN)
+        return;
     f->products[0] = (lu_product){
         .linear = &mlp[LU_DOWN].linear, .x = f->mid, .rows = f->n_rows, .y = f->branch};
     lu_run_products(f, f->products, 1);
@@ -130,7 +134,7 @@ static void expert_products(lu_forward *f, int64_t layer, lu_expert_part part, v
     }
 }
 
-static void expert_branch(lu_forward *f, int64_t layer)
+static void expert_branch(lu_forward *f, int64_t layer, lu_stage to)
 {
     const lu_model_config *c = &f->model->config;
     lu_module *router = &f->model->layers[layer].router;
@@ -142,17 +146,21 @@ static void expert_branch(lu_forward *f, int64_t layer)
     expert_products(f, layer, LU_GATE, f->gathered, c->hidden_size, f->gate, f->products);
     expert_products(f, layer, LU_UP, f->gathered, c->hidden_size, f->up,
                     f->products + c->n_experts);
+    if (to == LU_STAGE_MLP)
+        return;
     lu_run_products(f, f->products, 2 * c->n_experts);
     lu_for_rows(f, f->n_rows * c->n_active, c->intermediate_size, activate_rows, f);
     expert_products(f, layer, LU_DOWN, f->mid, c->intermediate_size, f->expert_out, f->products);
+    if (to == LU_STAGE_DOWN)
+        return;
     lu_run_products(f, f->products, c->n_experts);
     lu_for_rows(f, f->n_rows, c->hidden_size * c->n_active, combine_rows, f);
 }
 
-void lu_mlp_branch(lu_forward *f, int64_t layer)
+void lu_mlp_branch(lu_forward *f, int64_t layer, lu_stage to)
 {
     if (f->model->layers[layer].router.weight.n)
-        expert_branch(f, layer);
+        expert_branch(f, layer, to);
     else
-        dense_branch(f, layer);
+        dense_branch(f, layer, to);
 }

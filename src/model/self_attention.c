@@ -136,7 +136,7 @@ static void attend_all(attention_job *job)
     lu_pool_for(f->model->ctx->pool, tasks, work < INLINE_WORK ? tasks : 1, attend_tasks, job);
 }
 
-void lu_attention_branch(lu_forward *f, int64_t layer)
+void lu_attention_branch(lu_forward *f, int64_t layer, lu_stage to)
 {
     const lu_model_config *c = &f->model->config;
     lu_module *modules = f->model->layers[layer].attention;
@@ -147,11 +147,15 @@ void lu_attention_branch(lu_forward *f, int64_t layer)
         f->products[s] = (lu_product){
             .linear = &modules[s].linear, .x = f->in, .rows = f->n_rows, .y = outputs[s]};
     }
+    if (to == LU_STAGE_QKV)
+        return;
     lu_run_products(f, f->products, 3);
     attention_job job = {.f = f, .layer = layer};
     lu_for_rows(f, f->n_rows, q_cols * 2, rotate_rows, &job);
     attend_all(&job);
     lu_tap_act(f, layer, modules[LU_SLOT_O].site, f->in, f->n_rows, q_cols);
+    if (to == LU_STAGE_O)
+        return;
     f->products[0] = (lu_product){
         .linear = &modules[LU_SLOT_O].linear, .x = f->in, .rows = f->n_rows, .y = f->branch};
     lu_run_products(f, f->products, 1);

@@ -42,6 +42,15 @@ struct lutra_model {
     int64_t weight_bytes;
 };
 
+/* load.c: opens a model for work on its weights, layer by layer: nothing is packed, activations are
+   float32. A layer can run once lu_module_set gave weights to all of its modules; embeddings work
+   at once, logits do not. Closed with lutra_model_close. */
+lutra_status lu_model_open_bare(lutra_ctx *ctx, const char *path, lutra_model **out,
+                                lutra_err *err);
+/* Packs w [n][k] as the module's weights for the passes that follow; w may be freed afterwards. */
+lutra_status lu_module_set(lutra_model *m, lu_module *module, const float *w, lutra_err *err);
+void lu_module_drop(lu_module *module); /* gives the packed weights back */
+
 /* bind.c: finds every tensor of the architecture row, checks its shape, converts norms and biases
    to float32. Fails naming the tensor, what was found and what was expected. Allocates into m;
    lutra_model_close frees also a half-bound model. */

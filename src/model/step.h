@@ -56,6 +56,8 @@ struct lu_forward {
     float *row_scratch; /* [threads][hidden] */
     lu_tap tap;
     void *tap_user;
+    lu_row_edit edit;
+    void *edit_user;
     float *tap_rows; /* [max rows of any site][its columns] while a tap is set */
 };
 
@@ -69,12 +71,25 @@ void lu_run_products(lu_forward *f, lu_product *products, int64_t n);
 void lu_store_act(const lu_forward *f, void *dst, int64_t at, const float *src, int64_t n);
 void *lu_act_at(const lu_forward *f, void *base, int64_t element);
 
-/* Hands rows of the activation type to the tap, if there is one. */
-void lu_tap_act(lu_forward *f, int64_t layer, const char *site, const void *act, int64_t rows,
+/* Hands rows of the activation type to the edit and then to the tap, where they are set. */
+void lu_tap_act(lu_forward *f, int64_t layer, const char *site, void *act, int64_t rows,
                 int64_t cols);
 
-/* From f->in (normed) to f->branch. */
-void lu_attention_branch(lu_forward *f, int64_t layer);
-void lu_mlp_branch(lu_forward *f, int64_t layer);
+/* Where the rows of the pass and their rotations are set up. */
+void lu_place_rows(lu_forward *f, const lu_segment *segments, int64_t n);
+void lu_turn_row(lu_forward *f, int64_t row);
+
+/* What happens to a row between two branches. */
+typedef struct lu_joint {
+    bool add;              /* x += branch first, through out_norm if not NULL */
+    const float *out_norm;
+    const float *in_norm;  /* then in = norm of x, if not NULL */
+    int64_t first;         /* row of x that in's row 0 is made from */
+} lu_joint;
+void lu_join_rows(lu_forward *f, lu_joint joint, int64_t rows);
+
+/* From f->in (normed) to f->branch; or only until the inputs of stage `to` were tapped. */
+void lu_attention_branch(lu_forward *f, int64_t layer, lu_stage to);
+void lu_mlp_branch(lu_forward *f, int64_t layer, lu_stage to);
 
 #endif
