@@ -9,8 +9,12 @@
 
 typedef struct settings {
     const char *format, *table, *group_size, *scale_dtype, *range;
+    const char *recipe, *method, *calib;
+    int64_t samples, seq_len, seed;
+    double calib_memory;
     bool symmetric, asymmetric, dry_run, overwrite, restart, json;
-    cli_list ignore;
+    bool per_document, float_inputs, list_methods;
+    cli_list ignore, set;
 } settings;
 
 #define S(field) offsetof(settings, field)
@@ -36,6 +40,26 @@ static const cli_option options[] = {
      "leave modules of this name as they are (* and ? match); replaces the default, which is "
      "lm_head "
      "and *embed_tokens"},
+    {"method", 'm', CLI_TEXT, "NAME", S(method), 0, 0, NULL, NULL,
+     "compress the decoder blocks by this method, one at a time (--list-methods)"},
+    {"set", 0, CLI_LIST, "NAME=VALUE", S(set), 0, 0, NULL, NULL,
+     "a parameter of the method, e.g. damp=0.05"},
+    {"recipe", 'r', CLI_PATH, "FILE", S(recipe), 0, 0, NULL, NULL,
+     "methods, their parameters and targets from a YAML file (docs/recipes.md)"},
+    {"calib", 'c', CLI_PATH, "FILE", S(calib), 0, 0, NULL, NULL,
+     "calibration data: a text, .jsonl with text, messages or ids, or .ids with token ids"},
+    {"samples", 0, CLI_INT, "N", S(samples), 1, 1000000, NULL, "128", "calibration samples"},
+    {"seq-len", 0, CLI_INT, "N", S(seq_len), 1, 1000000, NULL, "512", "tokens of a sample"},
+    {"seed", 0, CLI_INT, "N", S(seed), 0, 9007199254740991.0, NULL, "0", "which samples are drawn"},
+    {"per-document", 0, CLI_FLAG, NULL, S(per_document), 0, 0, NULL, NULL,
+     "samples begin where documents do (blank lines part those of a text); without, documents are "
+     "joined"},
+    {"float-inputs", 0, CLI_FLAG, NULL, S(float_inputs), 0, 0, NULL, NULL,
+     "calibrate each block on the outputs of the original blocks before it"},
+    {"calib-memory", 0, CLI_REAL, "GB", S(calib_memory), 0, 1e6, NULL, "4",
+     "activations held in memory; more go to a file beside OUT"},
+    {"list-methods", 0, CLI_FLAG, NULL, S(list_methods), 0, 0, NULL, NULL,
+     "print the methods and their parameters, and stop (with --json: as JSON)"},
     {"dry-run", 'n', CLI_FLAG, NULL, S(dry_run), 0, 0, NULL, NULL,
      "print the plan and the sizes, write nothing"},
     {"overwrite", 0, CLI_FLAG, NULL, S(overwrite), 0, 0, NULL, NULL,
@@ -47,8 +71,8 @@ static const cli_option options[] = {
 };
 
 static const cli_operand operands[] = {
-    {"IN", false, NULL, "folder of a Hugging Face model"},
-    {"OUT", false, NULL, "folder to make"},
+    {"IN", true, NULL, "folder of a Hugging Face model"},
+    {"OUT", true, NULL, "folder to make"},
     {0},
 };
 
@@ -155,11 +179,129 @@ static lutra_status choose_format(const settings *s, lutra_format *f, lutra_err 
     return lutra_format_parse(spec, f, err);
 }
 
+/* --- methods ------------------------------------------------------------------------------- */
+
+static const char *param_type(const lutra_param *p)
+{
+    static const char *const names[] = {"bool", "int", "real", "choice"};
+    return names[p->type];
+}
+
+/* "0.01", "true", "minmax" */
+static const char *param_default(const lutra_param *p, char *buf, size_t size)
+{
+    if (p->type == LUTRA_PARAM_BOOL)
+        snprintf(buf, size, "%s", p->dflt > 0 ? "true" : "false");
+    else if (p->type != LUTRA_PARAM_CHOICE || !cli_choice_at(p->choices, (int)p->dflt, buf, size))
+        snprintf(buf, size, "%g", p->dflt);
+    return buf;
+}
+
+/* "0 to 1", "a|b", "" */
+static const char *param_values(const lutra_param *p, char *buf, size_t size)
+{
+    if (p->type == LUTRA_PARAM_CHOICE)
+        snprintf(buf, size, "%s", p->choices);
+    else if (p->type == LUTRA_PARAM_BOOL)
+        snprintf(buf, size, "true|false");
+    else
+        snprintf(buf, size, "%.10g to %.10g", p->lo, p->hi);
+    return buf;
+}
+
+static json_t *method_json(const lutra_method *m)
+{
+    char text[64];
+    json_t *list = json_array();
+    for (const lutra_param *p = m->params; p->name; p++)
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:s, s:s, s:s}", "name", p->name, "type", param_type(p),
+                            "default", param_default(p, text, sizeof text), "values",
+                            param_values(p, text + 32, sizeof text - 32), "help", p->help));
+    return json_pack("{s:s, s:s, s:s, s:s, s:b, s:o}", "name", m->name, "kind",
+                     lutra_method_kind_name(m->kind), "summary", m->summary, "source", m->source,
+                     "needs_data", (int)m->needs_data, "parameters", list);
+}
+
+static int list_methods(const settings *s)
+{
+    char dflt[64], values[64];
+    json_t *all = s->json ? json_array() : NULL;
+    for (int i = 0; lutra_method_at(i); i++) {
+        const lutra_method *m = lutra_method_at(i);
+        if (all) {
+            json_array_append_new(all, method_json(m));
+            continue;
+        }
+        out_printf("%s%s - %s (%s%s)\n", i ? "\n" : "", m->name, m->summary,
+                   lutra_method_kind_name(m->kind), m->needs_data ? ", needs --calib" : "");
+        if (*m->source)
+            out_printf("  %s\n", m->source);
+        for (const lutra_param *p = m->params; p->name; p++)
+            out_printf("  %s=%s  (%s)\n      %s\n", p->name, param_default(p, dflt, sizeof dflt),
+                       param_values(p, values, sizeof values), p->help);
+    }
+    if (all)
+        out_json(all);
+    return CLI_DONE;
+}
+
+/* --recipe or --method; *out is NULL with neither. */
+static lutra_status choose_recipe(const settings *s, lutra_recipe **out, lutra_err *err)
+{
+    *out = NULL;
+    if (s->recipe)
+        return lutra_recipe_load(s->recipe, out, err);
+    if (s->method)
+        return lutra_recipe_of_method(s->method, s->set.items, s->set.n, out, err);
+    return LUTRA_OK;
+}
+
+/* What the recipe says and no option does. */
+static void follow_recipe(const cli_call *call, const lutra_recipe *r, lutra_quantize_options *o)
+{
+    const settings *s = call->settings;
+    if (!cli_given(call, "format") && !s->table && !s->group_size && !s->scale_dtype &&
+        !s->symmetric && !s->asymmetric)
+        lutra_recipe_format(r, &o->format);
+    if (!cli_given(call, "range"))
+        lutra_recipe_range(r, &o->range);
+    if (s->ignore.n == 0)
+        lutra_recipe_ignore(r, &o->ignore, &o->n_ignore);
+}
+
 /* --- the summary ---------------------------------------------------------------------------- */
 
 static double gigabytes_per_second(const lutra_quantize_report *r)
 {
     return r->seconds > 0 ? (double)r->bytes_in / r->seconds * 1e-9 : 0;
+}
+
+static json_t *errors_json(const lutra_quantize_report *r)
+{
+    json_t *list = json_array();
+    for (int64_t i = 0; i < r->n_modules; i++) {
+        json_t *m = json_object();
+        json_object_set_new(m, "module", out_string(r->modules[i].module));
+        json_object_set_new(m, "sqnr_db", out_real(r->modules[i].sqnr_db));
+        json_object_set_new(m, "output_error", out_real(r->modules[i].output_error));
+        json_array_append_new(list, m);
+    }
+    return list;
+}
+
+static void print_errors(const lutra_quantize_report *r)
+{
+    if (r->n_modules > 0)
+        out_printf("%-44s %9s %13s\n", "module", "SQNR dB", "output error");
+    for (int64_t i = 0; i < r->n_modules; i++) {
+        const lutra_module_error *m = &r->modules[i];
+        out_printf("%-44s %9.2f ", m->module, m->sqnr_db);
+        if (m->output_error >= 0)
+            out_printf("%12.2f%%\n", 100 * m->output_error);
+        else
+            out_printf("%13s\n", "-");
+    }
 }
 
 static void print_json(const cli_call *call, const settings *s, const char *spec,
@@ -182,6 +324,8 @@ static void print_json(const cli_call *call, const settings *s, const char *spec
     json_object_set_new(o, "seconds", out_real(r->seconds));
     json_object_set_new(o, "gigabytes_per_second", out_real(gigabytes_per_second(r)));
     json_object_set_new(o, "peak_memory", json_integer(r->peak_rss));
+    if (r->modules)
+        json_object_set_new(o, "modules", errors_json(r));
     out_json(o);
 }
 
@@ -189,6 +333,7 @@ static void print_summary(const cli_call *call, const settings *s, const char *s
                           const lutra_quantize_report *r)
 {
     char in[32], out[32], memory[32];
+    print_errors(r);
     out_printf("%s %s\n", s->dry_run ? "would write" : "wrote", call->operands[1]);
     out_printf("format           %s\n", spec);
     out_printf("range            %s\n", s->range);
@@ -238,6 +383,14 @@ static int report_failure(cli_call *call, lutra_err *err)
 static int run(cli_call *call)
 {
     const settings *s = call->settings;
+    if (s->list_methods)
+        return list_methods(s);
+    if (call->n_operands != 2)
+        return cli_usage(call, "expected IN and OUT");
+    if (s->recipe && s->method)
+        return cli_usage(call, "--recipe and --method exclude each other");
+    if (s->set.n && !s->method)
+        return cli_usage(call, "--set: needs --method");
     if (s->symmetric && s->asymmetric)
         return cli_usage(call, "--symmetric and --asymmetric exclude each other");
     if (s->table && (cli_given(call, "format") || s->asymmetric))
@@ -252,20 +405,41 @@ static int run(cli_call *call)
         o.ignore = s->ignore.items;
         o.n_ignore = s->ignore.n;
     }
+    lutra_recipe *recipe;
+    if (choose_recipe(s, &recipe, &err) != LUTRA_OK)
+        return err.status == LUTRA_E_ARG ? cli_usage(call, "%s", err.msg) : cli_fail(call, &err);
     o.range = strcmp(s->range, "mse") == 0 ? LUTRA_RANGE_MSE : LUTRA_RANGE_MINMAX;
     o.dry_run = s->dry_run;
     o.overwrite = s->overwrite;
     o.restart = s->restart;
 
+    lutra_calibration calibration;
+    lutra_calibration_init(&calibration);
+    calibration.data = s->calib;
+    calibration.n_samples = s->samples;
+    calibration.length = s->seq_len;
+    calibration.seed = (uint64_t)s->seed;
+    calibration.per_document = s->per_document;
+    calibration.float_inputs = s->float_inputs;
+    calibration.memory = (int64_t)(s->calib_memory * 1e9);
+    o.calibration = &calibration;
+    o.recipe = recipe;
+    if (recipe)
+        follow_recipe(call, recipe, &o);
+
     lutra_ctx *ctx = NULL;
     lutra_quantize_report report;
-    if (cli_open(call, &ctx, &err) != LUTRA_OK)
+    if (cli_open(call, &ctx, &err) != LUTRA_OK) {
+        lutra_recipe_free(recipe);
         return cli_fail(call, &err);
+    }
     const lutra_status status =
         lutra_quantize_checkpoint(ctx, call->operands[0], call->operands[1], &o, &report, &err);
     lutra_close(ctx);
-    if (status != LUTRA_OK)
+    if (status != LUTRA_OK) {
+        lutra_recipe_free(recipe);
         return report_failure(call, &err);
+    }
     progress_clear(call->progress);
     char spec[96];
     lutra_format_spec(&o.format, spec, sizeof spec);
@@ -273,6 +447,8 @@ static int run(cli_call *call)
         print_json(call, s, spec, &report);
     else
         print_summary(call, s, spec, &report);
+    lutra_quantize_report_free(&report);
+    lutra_recipe_free(recipe);
     return CLI_DONE;
 }
 
@@ -290,6 +466,10 @@ const cli_command cli_quantize = {
         "  lutra quantize llama-8b llama-8b-own --table levels.txt --scale-dtype bf16\n"
         "  lutra quantize llama-8b out --ignore 'lm_head' --ignore '*embed_tokens' --ignore "
         "'*.layers.0.*'\n"
+        "  lutra quantize llama-8b llama-8b-gptq --method gptq --format int3 --group-size 128 "
+        "--asymmetric --calib text.txt\n"
+        "  lutra quantize llama-8b llama-8b-awq --recipe recipes/awq-gptq-int3.yaml --calib "
+        "text.jsonl\n"
         "  lutra quantize llama-8b out --format nf3:g64 --dry-run\n",
     .operands = operands,
     .options = options,

@@ -9,6 +9,7 @@
 #include "lutra/method.h"
 #include "lutra/model.h"
 #include "lutra/quant.h"
+#include "lutra/recipe.h"
 #include "lutra/tensor.h"
 #include "lutra/text.h"
 

@@ -2,7 +2,7 @@
 #ifndef LUTRA_QUANT_H
 #define LUTRA_QUANT_H
 
-#include "lutra/format.h"
+#include "lutra/recipe.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -52,7 +52,17 @@ typedef struct lutra_quantize_options {
                                   it must be empty or hold a config.json */
     bool restart;              /* discard the work of an interrupted run instead of resuming */
     lutra_range range;         /* default: LUTRA_RANGE_MINMAX */
+    const lutra_recipe *recipe; /* methods for the decoder blocks, block by block; NULL: rounding to
+                                   nearest, tensor by tensor */
+    const lutra_calibration *calibration; /* data for the recipe; NULL where it needs none */
 } lutra_quantize_options;
+
+/* How well one module was kept. */
+typedef struct lutra_module_error {
+    char *module;        /* "model.layers.0.mlp.up_proj" */
+    double sqnr_db;      /* of its weights; what a transform before changed is not counted */
+    double output_error; /* |x (w - rounded)^T| / |x w^T| on calibration rows; NaN where unknown */
+} lutra_module_error;
 
 /* What a run did, or with dry_run would do. */
 typedef struct lutra_quantize_report {
@@ -64,12 +74,18 @@ typedef struct lutra_quantize_report {
     double seconds;
     int64_t resumed_tensors; /* found finished from an interrupted run */
     int64_t peak_rss;        /* bytes, of this process */
+    lutra_module_error *modules; /* with a recipe: the quantized ones in layer order; owned */
+    int64_t n_modules;
 } lutra_quantize_report;
+
+/* Releases what a report owns. */
+LUTRA_API void lutra_quantize_report_free(lutra_quantize_report *r);
 
 LUTRA_API void lutra_quantize_options_init(lutra_quantize_options *o);
 
-/* Compresses the Hugging Face folder `in` to the folder `out` by rounding to nearest. Needs no
-   calibration and holds only a few tensors in memory. Work goes to `out`.partial, which is
+/* Compresses the Hugging Face folder `in` to the folder `out`: without a recipe by rounding to
+   nearest, which holds only a few tensors in memory; with one block by block, which holds one
+   decoder block, its statistics and the calibration's activations (lutra_calibration.memory). Work goes to `out`.partial, which is
    renamed to `out` when complete; an interrupted run resumes there and gives the same bytes.
    Fails with E_EXISTS if `out` exists, E_NOSPACE, E_FORMAT (malformed input, NaN weights, naming
    file and tensor), E_ARG (group size that does not divide a tensor's columns, naming it). */

@@ -139,6 +139,8 @@ struct lu_block {
     int n_sites; /* in the order of the forward pass */
     lu_seam *seams;
     int n_seams;
+    int64_t loss_samples; /* a pass may set it before record: losses are taken over so many of the
+                             first calibration samples; 0 = all */
     /* Records the output of the part, with the weights as they are now, for the calibration rows.
      */
     lutra_status (*record)(lu_block *b, lu_part part, lutra_err *err);

@@ -12,10 +12,10 @@
 #include "base/file.h"
 #include "base/mem.h"
 
-#define HEAD "lutra journal 1\nrequest %016" PRIx64 "\n"
-#define LIMIT ((size_t)64 << 20) /* a line has under 80 bytes, a checkpoint some 100 000 tensors \
+#define HEAD "lutra journal 2\nrequest %016" PRIx64 "\n"
+#define LIMIT ((size_t)64 << 20) /* a line has under 100 bytes, a checkpoint some 100 000 tensors \
                                   */
-#define LINE 96
+#define LINE 128
 
 static uint64_t bits_of(double v)
 {
@@ -37,12 +37,13 @@ static void read_lines(char *text, lu_journal_entry *entries, int64_t n, uint64_
     char *at = text + *size;
     for (char *end; (end = strchr(at, '\n')); at = end + 1) {
         int64_t i;
-        uint64_t signal, noise;
+        uint64_t signal, noise, error;
         *end = '\0';
-        if (sscanf(at, "done %" SCNd64 " %" SCNx64 " %" SCNx64, &i, &signal, &noise) != 3 ||
+        if (sscanf(at, "done %" SCNd64 " %" SCNx64 " %" SCNx64 " %" SCNx64, &i, &signal, &noise,
+                   &error) != 4 ||
             i < 0 || i >= n)
             break;
-        entries[i] = (lu_journal_entry){true, from_bits(signal), from_bits(noise)};
+        entries[i] = (lu_journal_entry){true, from_bits(signal), from_bits(noise), from_bits(error)};
     }
     *size = (uint64_t)(at - text);
 }
@@ -101,23 +102,39 @@ lutra_status lu_journal_open(const char *folder, uint64_t request, lu_journal_en
     return status;
 }
 
-lutra_status lu_journal_add(lu_journal *j, const lu_journal_entry *entries, int64_t begin,
-                            int64_t end, lutra_err *err)
+/* Entry first + i of the list, or first + i itself without one, for i in [0, n). */
+static lutra_status append(lu_journal *j, const lu_journal_entry *entries, const int64_t *list,
+                           int64_t first, int64_t n, lutra_err *err)
 {
-    char *text = lu_array((size_t)(end - begin), LINE);
+    char *text = lu_array((size_t)n, LINE);
     size_t size = 0;
     if (!text)
-        return lu_fail_nomem(err, (size_t)(end - begin) * LINE);
-    for (int64_t i = begin; i < end; i++)
-        if (entries[i].done)
-            size += (size_t)snprintf(text + size, LINE,
-                                     "done %" PRId64 " %016" PRIx64 " %016" PRIx64 "\n", i,
-                                     bits_of(entries[i].signal), bits_of(entries[i].noise));
+        return lu_fail_nomem(err, (size_t)n * LINE);
+    for (int64_t i = first; i < first + n; i++) {
+        const int64_t at = list ? list[i] : i;
+        const lu_journal_entry *e = &entries[at];
+        if (e->done)
+            size += (size_t)snprintf(
+                text + size, LINE, "done %" PRId64 " %016" PRIx64 " %016" PRIx64 " %016" PRIx64 "\n",
+                at, bits_of(e->signal), bits_of(e->noise), bits_of(e->error));
+    }
     lutra_status status = lu_write_at(j->fd, j->path, text, size, j->size, err);
     lu_free(text);
     LU_TRY(status);
     j->size += size;
     return fdatasync(j->fd) == 0 ? LUTRA_OK : lu_fail_errno(err, errno, j->path, "sync");
+}
+
+lutra_status lu_journal_add(lu_journal *j, const lu_journal_entry *entries, int64_t begin,
+                            int64_t end, lutra_err *err)
+{
+    return append(j, entries, NULL, begin, end - begin, err);
+}
+
+lutra_status lu_journal_add_list(lu_journal *j, const lu_journal_entry *entries,
+                                 const int64_t *list, int64_t n, lutra_err *err)
+{
+    return append(j, entries, list, 0, n, err);
 }
 
 void lu_journal_close(lu_journal *j, bool remove)

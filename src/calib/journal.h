@@ -1,12 +1,12 @@
 /* journal.h - which tensors of an interrupted run are finished. A text file in the work folder:
 
-     lutra journal 1
+     lutra journal 2
      request 0123456789abcdef   everything that decides the output: files, format, range rule,
                                 ignored modules
-     done 17 4028000000000000 3f80000000000000
+     done 17 4028000000000000 3f80000000000000 7ff8000000000000
 
-   tensor 17 of the plan is on disk; its signal and noise energies, as the bits of doubles, so that
-   no locale changes what is read back. A line counts only when complete (the process may die while
+   tensor 17 of the plan is on disk; its signal and noise energies and its relative output error, as
+   the bits of doubles, so that no locale changes what is read back. A line counts only when complete (the process may die while
    it writes). Lines are written after the data they speak of was synced. The caller holds the lock
    of the work folder. */
 #ifndef LU_CALIB_JOURNAL_H
@@ -19,6 +19,7 @@
 typedef struct lu_journal_entry {
     bool done;
     double signal, noise;
+    double error; /* |x (w - decoded)^T| / |x w^T| on calibration rows; NaN where unknown */
 } lu_journal_entry;
 
 typedef struct lu_journal {
@@ -35,6 +36,10 @@ lutra_status lu_journal_open(const char *folder, uint64_t request, lu_journal_en
 /* Appends "done" lines for tensors [begin, end) that are marked done, and syncs. */
 lutra_status lu_journal_add(lu_journal *j, const lu_journal_entry *entries, int64_t begin,
                             int64_t end, lutra_err *err);
+
+/* The same for the n tensors listed. */
+lutra_status lu_journal_add_list(lu_journal *j, const lu_journal_entry *entries,
+                                 const int64_t *list, int64_t n, lutra_err *err);
 
 /* Closes it, and with remove deletes the file first. */
 void lu_journal_close(lu_journal *j, bool remove);

@@ -1,11 +1,13 @@
-/* quantize.c - compressing a whole checkpoint by rounding to nearest.
+/* quantize.c - compressing a whole checkpoint.
    Open and plan the input (headers only), lock the work folder, skip what a former run finished,
-   write the shards (shard_writer.c), then the other files, then give the folder its name. Killed at
+   write the blocks as the recipe says if there is one (pipeline.c), and all other tensors
+   (shard_writer.c), then the other files, then give the folder its name. Killed at
    any moment, the run leaves a work folder that the same call continues to the same bytes. */
 #include "calib/quantize.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -13,6 +15,7 @@
 #include "base/mem.h"
 #include "calib/journal.h"
 #include "calib/out_folder.h"
+#include "calib/pipeline.h"
 #include "calib/quantize_plan.h"
 #include "calib/shard_writer.h"
 #include "calib/side_files.h"
@@ -73,7 +76,7 @@ static uint64_t hash(uint64_t h, const void *data, size_t n)
 static uint64_t hash_file(uint64_t h, const char *folder, const char *name)
 {
     struct stat st;
-    char *path = lu_path_join(folder, name);
+    char *path = *folder ? lu_path_join(folder, name) : lu_strdup(name);
     if (path && stat(path, &st) == 0) {
         const int64_t facts[3] = {st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
         h = hash(h, name, strlen(name) + 1);
@@ -81,6 +84,14 @@ static uint64_t hash_file(uint64_t h, const char *folder, const char *name)
     }
     lu_free(path);
     return h;
+}
+
+static uint64_t hash_calibration(uint64_t h, const lutra_calibration *c)
+{
+    const uint64_t facts[] = {(uint64_t)c->n_samples, (uint64_t)c->length, c->seed, c->per_document,
+                              c->float_inputs};
+    h = hash(h, facts, sizeof facts);
+    return c->data ? hash_file(h, "", c->data) : h;
 }
 
 static uint64_t request_of(const lu_plan *p, const lutra_quantize_options *o)
@@ -102,7 +113,9 @@ static uint64_t request_of(const lu_plan *p, const lutra_quantize_options *o)
         h = hash(h, &p->tensors[i].encode, sizeof p->tensors[i].encode);
     for (int64_t s = 0; s < p->n_shards; s++)
         h = hash(h, p->shards[s].header, p->shards[s].header_bytes);
-    return h;
+    if (o->recipe)
+        h = lu_recipe_hash(o->recipe, hash, h);
+    return o->recipe && o->calibration ? hash_calibration(h, o->calibration) : h;
 }
 
 /* ---- report --------------------------------------------------------------------------------- */
@@ -134,6 +147,47 @@ static double sqnr(const lu_plan *p, const lu_journal_entry *entries)
     return noise > 0 ? 10 * log10(signal / noise) : INFINITY;
 }
 
+static int in_layer_order(const void *a, const void *b)
+{
+    const lutra_module_error *x = a, *y = b;
+    const int64_t i = lu_module_layer(x->module), j = lu_module_layer(y->module);
+    return i != j ? (i > j) - (i < j) : strcmp(x->module, y->module);
+}
+
+static lutra_status list_errors(const lu_plan *p, const lu_journal_entry *entries,
+                                lutra_quantize_report *r, lutra_err *err)
+{
+    char name[1024];
+    r->modules = lu_calloc((size_t)p->n_encoded + 1, sizeof *r->modules);
+    if (!r->modules)
+        return lu_fail_nomem(err, (size_t)p->n_encoded * sizeof *r->modules);
+    for (int64_t i = 0; i < p->n_tensors; i++) {
+        if (!p->tensors[i].encode)
+            continue;
+        const lu_journal_entry *e = &entries[i];
+        lutra_module_error *m = &r->modules[r->n_modules];
+        m->module = lu_strdup(lu_plan_module(&p->tensors[i], name, sizeof name));
+        if (!m->module)
+            return lu_fail_nomem(err, sizeof name);
+        m->sqnr_db = e->noise > 0 ? 10 * log10(e->signal / e->noise) : INFINITY;
+        m->output_error = e->error;
+        r->n_modules++;
+    }
+    qsort(r->modules, (size_t)r->n_modules, sizeof *r->modules, in_layer_order);
+    return LUTRA_OK;
+}
+
+void lutra_quantize_report_free(lutra_quantize_report *r)
+{
+    if (!r)
+        return;
+    for (int64_t i = 0; i < r->n_modules; i++)
+        lu_free(r->modules[i].module);
+    lu_free(r->modules);
+    r->modules = NULL;
+    r->n_modules = 0;
+}
+
 /* ---- the run -------------------------------------------------------------------------------- */
 
 static uint64_t bytes_to_write(const lu_plan *p, const lu_journal_entry *entries)
@@ -148,7 +202,7 @@ static uint64_t bytes_to_write(const lu_plan *p, const lu_journal_entry *entries
 
 /* Everything between the lock and the rename. */
 static lutra_status fill_folder(lutra_ctx *ctx, const lu_plan *p, lu_out_folder *out,
-                                uint64_t request, int64_t batch_bytes,
+                                const lutra_quantize_options *o, int64_t batch_bytes,
                                 lutra_quantize_report *report, lutra_err *err)
 {
     lu_shard_writer *writer = NULL;
@@ -157,7 +211,7 @@ static lutra_status fill_folder(lutra_ctx *ctx, const lu_plan *p, lu_out_folder 
     if (!entries)
         return lu_fail_nomem(err, (size_t)p->n_tensors * sizeof *entries);
     lutra_status status =
-        lu_journal_open(out->partial, request, entries, p->n_tensors, &journal, err);
+        lu_journal_open(out->partial, request_of(p, o), entries, p->n_tensors, &journal, err);
     if (status == LUTRA_OK)
         status = lu_writer_open(ctx, p, out->partial, batch_bytes, &journal, entries, &writer, err);
     if (status == LUTRA_OK) {
@@ -169,12 +223,24 @@ static lutra_status fill_folder(lutra_ctx *ctx, const lu_plan *p, lu_out_folder 
                    (long long)report->resumed_tensors, (long long)p->n_tensors);
         status = lu_out_need(out, bytes_to_write(p, entries), err);
     }
-    if (status == LUTRA_OK)
+    if (status == LUTRA_OK && o->recipe)
+        status = lu_pipeline_run(&(lu_pipeline){.ctx = ctx,
+                                                .plan = p,
+                                                .recipe = o->recipe,
+                                                .calibration = o->calibration,
+                                                .range = o->range,
+                                                .folder = out->partial,
+                                                .journal = &journal,
+                                                .entries = entries},
+                                 err);
+    if (status == LUTRA_OK) /* all that is not done: without a recipe, everything */
         status = lu_writer_run(writer, err);
     if (status == LUTRA_OK)
         status = lu_side_files_write(p, out->partial, err);
     if (status == LUTRA_OK)
         report->sqnr_db = sqnr(p, entries);
+    if (status == LUTRA_OK && o->recipe)
+        status = list_errors(p, entries, report, err);
     lu_writer_close(writer);
     lu_journal_close(&journal, status == LUTRA_OK);
     lu_free(entries);
@@ -191,7 +257,7 @@ static lutra_status run(lutra_ctx *ctx, const lu_plan *p, const char *out_path,
     if (status == LUTRA_OK && !o->dry_run) {
         status = lu_out_begin(&out, o->restart, err);
         if (status == LUTRA_OK)
-            status = fill_folder(ctx, p, &out, request_of(p, o), batch_bytes, report, err);
+            status = fill_folder(ctx, p, &out, o, batch_bytes, report, err);
         if (status == LUTRA_OK)
             status = lu_out_finish(&out, err);
         if (status == LUTRA_E_NOSPACE && err && strlen(err->msg) < sizeof err->msg / 2) {
@@ -236,6 +302,8 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
     r.peak_rss = lu_peak_rss();
     if (status == LUTRA_OK && report)
         *report = r;
+    else
+        lutra_quantize_report_free(&r);
     return status;
 }
 

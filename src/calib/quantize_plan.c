@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "calib/recipe.h"
 
 #define SUFFIX ".weight"
 #define ROUTER "*.block_sparse_moe.gate"
@@ -66,7 +67,9 @@ static bool chosen(lu_plan *p, const lu_plan_tensor *t, const lutra_quantize_opt
         p->n_routers++;
         return false;
     }
-    return true;
+    /* in the blocks the recipe decides */
+    const int64_t layer = o->recipe ? lu_module_layer(module) : -1;
+    return layer < 0 || lu_recipe_rounds(o->recipe, module, layer);
 }
 
 /* ---- layout --------------------------------------------------------------------------------- */

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -192,7 +193,7 @@ static lutra_status run_batch(lu_shard_writer *w, int64_t begin, int64_t end, lu
     if (fdatasync(w->fd) != 0)
         return lu_fail_errno(err, errno, w->path, "sync");
     for (int64_t i = begin; i < end; i++)
-        w->entries[i] = (lu_journal_entry){.done = true};
+        w->entries[i] = (lu_journal_entry){.done = true, .error = NAN};
     for (int64_t i = 0; i < w->n_pieces; i++) {
         w->entries[w->pieces[i].tensor].signal += w->pieces[i].signal;
         w->entries[w->pieces[i].tensor].noise += w->pieces[i].noise;

@@ -1,0 +1,378 @@
+/* pipeline.c - the loop over blocks:
+
+       load block → for each pass: gather what it needs, call it → run the compressed block → write
+
+   A sequential pass (GPTQ) gets the statistics of a stage after the stages before it were worked
+   on. When it is the last pass, the residual stream is moved past the attention once that is
+   finished, so that the MLP's statistics need no second walk through the attention.
+
+   With float inputs the stream moves on by the block as it was loaded, and all statistics are taken
+   before anything is rounded. */
+#include "calib/pipeline.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "calib/block_output.h"
+#include "calib/block_runner.h"
+#include "calib/gather.h"
+
+typedef struct {
+    const lu_pipeline *p;
+    lutra_model *model;
+    lu_la *la;
+    lu_dataset data;
+    lu_runner runner; /* .model is NULL without data */
+    lu_output output;
+    lu_view view;
+    double *errors;      /* [most linears of a layer] */
+    float **outputs;     /* of the site being rounded: rows times weights before, per linear */
+    bool past_attention; /* the stream is where the MLP begins */
+    bool gathered;       /* float inputs: statistics are complete and stay */
+} run;
+
+static bool has_data(const run *r) { return r->runner.model != NULL; }
+
+/* ---- one pass over a block --------------------------------------------------------------------
+ */
+
+/* Marks the linears that the pass works on. Returns how many. */
+static int choose(run *r, const lu_recipe_pass *rp)
+{
+    int n = 0;
+    for (int i = 0; i < r->view.n_linears; i++) {
+        lu_site_linear *l = &r->view.linears[i].face;
+        const bool round = rp->pass->method.kind == LUTRA_METHOD_ROUND;
+        l->wanted =
+            !l->kept && !l->codes.codes && lu_recipe_covers(rp, l->name, r->view.block.index);
+        if (l->wanted && round) {
+            l->format = rp->has_format ? rp->format : r->p->plan->format;
+            l->range = rp->has_range ? rp->range : r->p->range;
+        }
+        n += l->wanted;
+    }
+    return n;
+}
+
+static bool any_wanted(const lu_site *s)
+{
+    bool any = false;
+    for (int i = 0; i < s->n_linears; i++)
+        any |= s->linears[i]->wanted;
+    return any;
+}
+
+static bool wanted_at(const run *r, lu_stage stage)
+{
+    bool any = false;
+    for (int i = 0; i < r->view.block.n_sites; i++)
+        any |= r->view.stages[i] == stage && any_wanted(&r->view.block.sites[i]);
+    return any;
+}
+
+/* Statistics of the sites at stages first..last, from a walk that ends there. */
+static lutra_status gather(run *r, lu_stage first, lu_stage last, unsigned needs, bool advance,
+                           lutra_err *err)
+{
+    lu_gather g;
+    const lu_stage from = r->past_attention ? LU_STAGE_MLP : LU_STAGE_QKV;
+    lutra_status status = lu_gather_open(&r->view, first, last, needs, &g, err);
+    if (status == LUTRA_OK)
+        status = lu_runner_walk(&r->runner, &r->view, from, last, lu_gather_tap, &g, advance, err);
+    const lutra_status closed = lu_gather_close(&g, status == LUTRA_OK ? err : NULL);
+    return status == LUTRA_OK ? closed : status;
+}
+
+/* ---- what rounding does to outputs ------------------------------------------------------------
+ */
+
+static lutra_status outputs_of(run *r, const lu_site *s, const lu_site_linear *l, float *y,
+                               lutra_err *err)
+{
+    (void)err;
+    lu_la_gemm(r->la, &(lu_la_gemm_args){.transpose_b = true,
+                                         .m = s->stats.n_kept,
+                                         .n = l->n,
+                                         .k = l->k,
+                                         .alpha = 1,
+                                         .a = s->stats.rows,
+                                         .lda = l->k,
+                                         .b = l->w,
+                                         .ldb = l->k,
+                                         .c = y,
+                                         .ldc = l->n});
+    return LUTRA_OK;
+}
+
+static double relative_error(const float *before, const float *after, int64_t n)
+{
+    double noise = 0, signal = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double d = (double)after[i] - (double)before[i];
+        noise += d * d;
+        signal += (double)before[i] * (double)before[i];
+    }
+    return signal > 0 ? sqrt(noise / signal) : NAN;
+}
+
+/* Calls the pass for one site and notes the relative output error of each linear it rounds. */
+static lutra_status work_on_site(run *r, const lu_recipe_pass *rp, lu_site *s, lutra_err *err)
+{
+    const bool measured = rp->pass->method.kind == LUTRA_METHOD_ROUND && s->stats.n_kept > 0;
+    lutra_status status = LUTRA_OK;
+    for (int i = 0; measured && status == LUTRA_OK && i < s->n_linears; i++) {
+        const size_t count = (size_t)(s->stats.n_kept * s->linears[i]->n);
+        r->outputs[i] = s->linears[i]->wanted ? lu_array(count, sizeof(float)) : NULL;
+        if (s->linears[i]->wanted)
+            status = r->outputs[i] ? outputs_of(r, s, s->linears[i], r->outputs[i], err)
+                                   : lu_fail_nomem(err, count * sizeof(float));
+    }
+    if (status == LUTRA_OK && rp->pass->site)
+        status = rp->pass->site(&r->view.block, s, rp->settings, err);
+    for (int i = 0; i < s->n_linears; i++) {
+        const int64_t count = s->stats.n_kept * s->linears[i]->n;
+        if (status == LUTRA_OK && r->outputs[i]) {
+            float *after = lu_array((size_t)count, sizeof *after);
+            status = after ? outputs_of(r, s, s->linears[i], after, err)
+                           : lu_fail_nomem(err, (size_t)count * sizeof *after);
+            if (after)
+                r->errors[(lu_view_linear *)s->linears[i] - r->view.linears] =
+                    relative_error(r->outputs[i], after, count);
+            lu_free(after);
+        }
+        lu_free(r->outputs[i]);
+        r->outputs[i] = NULL;
+    }
+    if (!r->gathered)
+        lu_stats_free(&s->stats);
+    return status;
+}
+
+static lutra_status work_on_seams(run *r, const lu_recipe_pass *rp, lutra_err *err)
+{
+    for (int i = 0; rp->pass->seam && i < r->view.block.n_seams; i++) {
+        lu_seam *seam = &r->view.block.seams[i];
+        bool any = false;
+        for (int s = 0; s < seam->n_readers; s++)
+            any |= any_wanted(seam->readers[s]);
+        if (any)
+            LU_TRY(rp->pass->seam(&r->view.block, seam, rp->settings, err));
+    }
+    return LUTRA_OK;
+}
+
+static unsigned needs_of(const run *r, const lu_recipe_pass *rp)
+{
+    unsigned needs = rp->pass->needs ? rp->pass->needs(rp->settings) : 0;
+    if (has_data(r) && rp->pass->method.kind == LUTRA_METHOD_ROUND)
+        needs |= LU_STAT_ROWS; /* for the table of errors */
+    return needs;
+}
+
+static bool is_last(const run *r, const lu_recipe_pass *rp)
+{
+    return rp == &r->p->recipe->passes[r->p->recipe->n_passes - 1];
+}
+
+static lutra_status run_pass(run *r, const lu_recipe_pass *rp, lutra_err *err)
+{
+    const lu_pass *pass = rp->pass;
+    const bool sequential =
+        pass->sequential && pass->sequential(rp->settings) && has_data(r) && !r->gathered;
+    const unsigned needs = needs_of(r, rp);
+    if (choose(r, rp) == 0)
+        return LUTRA_OK;
+    r->runner.stage = pass->method.name;
+    if (needs && !sequential && !r->gathered)
+        LU_TRY(gather(r, LU_STAGE_QKV, LU_STAGE_DOWN, needs, false, err));
+    if (pass->block)
+        LU_TRY(pass->block(&r->view.block, rp->settings, err));
+    LU_TRY(work_on_seams(r, rp, err));
+    for (lu_stage stage = LU_STAGE_QKV; pass->site && stage <= LU_STAGE_DOWN; stage++) {
+        if (!wanted_at(r, stage))
+            continue;
+        if (sequential) {
+            const bool move = is_last(r, rp) && stage == LU_STAGE_MLP && !r->past_attention;
+            LU_TRY(gather(r, stage, stage, needs, move, err));
+            r->past_attention |= move;
+        }
+        for (int i = 0; i < r->view.block.n_sites; i++)
+            if (r->view.stages[i] == stage && any_wanted(&r->view.block.sites[i]))
+                LU_TRY(work_on_site(r, rp, &r->view.block.sites[i], err));
+    }
+    return pass->method.kind == LUTRA_METHOD_ROUND ? LUTRA_OK
+                                                   : lu_output_settle(&r->output, &r->view, err);
+}
+
+/* ---- one block --------------------------------------------------------------------------------
+ */
+
+/* What the rounding passes from i on want to know, all at once. */
+static unsigned rest_needs(const run *r, int i)
+{
+    unsigned needs = 0;
+    for (; i < r->p->recipe->n_passes; i++)
+        needs |= needs_of(r, &r->p->recipe->passes[i]);
+    return needs;
+}
+
+static lutra_status run_passes(run *r, lutra_err *err)
+{
+    const lutra_recipe *recipe = r->p->recipe;
+    const bool float_inputs = has_data(r) && r->p->calibration->float_inputs;
+    for (int i = 0; i < recipe->n_passes; i++) {
+        const bool rounds = recipe->passes[i].pass->method.kind == LUTRA_METHOD_ROUND;
+        if (float_inputs && rounds && !r->gathered) {
+            r->runner.stage = "float";
+            LU_TRY(gather(r, LU_STAGE_QKV, LU_STAGE_DOWN, rest_needs(r, i), false, err));
+            LU_TRY(lu_runner_walk(&r->runner, &r->view, LU_STAGE_QKV, LU_STAGE_END, NULL, NULL,
+                                  true, err));
+            r->gathered = true;
+        }
+        LU_TRY(run_pass(r, &recipe->passes[i], err));
+    }
+    return LUTRA_OK;
+}
+
+/* The stream to where the next layer begins. */
+static lutra_status move_on(run *r, lutra_err *err)
+{
+    r->runner.stage = "outputs";
+    return lu_runner_walk(&r->runner, &r->view, r->past_attention ? LU_STAGE_MLP : LU_STAGE_QKV,
+                          LU_STAGE_END, NULL, NULL, true, err);
+}
+
+static lutra_status compress_block(run *r, lutra_err *err)
+{
+    const bool last = r->view.block.index + 1 == r->model->config.n_layers;
+    LU_TRY(lu_view_load(&r->view, err));
+    for (int i = 0; i < r->view.n_linears; i++) {
+        lu_view_linear *l = &r->view.linears[i];
+        l->face.kept = !lu_output_encodes(&r->output, l->name);
+        l->face.format = r->p->plan->format;
+        l->face.range = r->p->range;
+        r->errors[i] = NAN;
+    }
+    if (has_data(r))
+        lu_runner_serve(&r->runner, &r->view);
+    LU_TRY(run_passes(r, err));
+    /* the stream first: once the layer is on disk, a run that stops here has nothing to repeat */
+    if (has_data(r) && !last && !r->gathered)
+        LU_TRY(move_on(r, err));
+    return lu_output_write(&r->output, &r->view, r->errors, err);
+}
+
+/* A layer that a former run has finished: only its outputs are wanted. */
+static lutra_status pass_by(run *r, lutra_err *err)
+{
+    LU_TRY(lu_view_load(&r->view, err));
+    if (!r->p->calibration->float_inputs)
+        LU_TRY(lu_output_read(&r->output, &r->view, err));
+    return move_on(r, err);
+}
+
+static lutra_status run_layer(run *r, int64_t layer, int64_t n_done, lutra_err *err)
+{
+    r->past_attention = r->gathered = false;
+    lutra_status status = lu_view_open(r->model, r->la, layer, &r->view, err);
+    if (status == LUTRA_OK && layer >= n_done)
+        status = compress_block(r, err);
+    else if (status == LUTRA_OK && has_data(r))
+        status = pass_by(r, err);
+    lu_view_close(&r->view);
+    if (status == LUTRA_OK && !has_data(r))
+        lu_progress(r->p->ctx, "quantize", NULL, "layers", layer + 1, r->model->config.n_layers);
+    return status;
+}
+
+/* ---- the run ----------------------------------------------------------------------------------
+ */
+
+/* How many layers from the first on are on disk. */
+static lutra_status count_done(run *r, int64_t *n, lutra_err *err)
+{
+    bool all = true;
+    for (*n = 0; all && *n < r->model->config.n_layers; *n += all) {
+        lu_view v;
+        const lutra_status status = lu_view_open(r->model, r->la, *n, &v, err);
+        all = status == LUTRA_OK && lu_output_has(&r->output, &v);
+        lu_view_close(&v);
+        LU_TRY(status);
+    }
+    return LUTRA_OK;
+}
+
+/* Walks of one block, in units of a whole layer, for the forecast of the time left. */
+static double walks_per_block(const run *r)
+{
+    double walks = 1;
+    for (int i = 0; i < r->p->recipe->n_passes; i++) {
+        const lu_recipe_pass *rp = &r->p->recipe->passes[i];
+        if (rp->pass->sequential && rp->pass->sequential(rp->settings) &&
+            !r->p->calibration->float_inputs)
+            walks += 4;
+        else if (rp->pass->needs && rp->pass->needs(rp->settings))
+            walks += 1;
+    }
+    return walks;
+}
+
+static lutra_status open_data(run *r, int64_t n_done, lutra_err *err)
+{
+    const lu_pipeline *p = r->p;
+    const int64_t layers = r->model->config.n_layers;
+    if (!p->calibration || !p->calibration->data) {
+        if (lutra_recipe_needs_data(p->recipe))
+            return lu_fail(err, LUTRA_E_ARG,
+                           "the recipe needs calibration data: give a text or JSONL file");
+        return LUTRA_OK;
+    }
+    if (p->calibration->length > r->model->config.max_context)
+        return lu_fail(err, LUTRA_E_ARG,
+                       "calibration samples of %lld tokens, the model takes at most %lld",
+                       (long long)p->calibration->length, (long long)r->model->config.max_context);
+    LU_TRY(lu_dataset_open(p->ctx, p->calibration, lu_checkpoint_path(p->plan->checkpoint),
+                           r->model->config.vocab_size, &r->data, err));
+    return lu_runner_open(r->model, &r->data, p->calibration->memory, p->folder,
+                          (double)n_done + (double)(layers - n_done) * walks_per_block(r),
+                          &r->runner, err);
+}
+
+static lutra_status run_all(run *r, lutra_err *err)
+{
+    const lu_pipeline *p = r->p;
+    int64_t n_done = 0;
+    LU_TRY(lu_la_open(p->ctx->pool, &r->la, err));
+    LU_TRY(lu_model_open_bare(p->ctx, lu_checkpoint_path(p->plan->checkpoint), &r->model, err));
+    LU_TRY(lu_output_open(p->plan, p->folder, p->journal, p->entries, &r->output, err));
+    LU_TRY(count_done(r, &n_done, err));
+    const int64_t layers = r->model->config.n_layers;
+    if (n_done == layers)
+        return LUTRA_OK;
+    const size_t most = 5 + 3 * (size_t)r->model->config.n_experts;
+    r->errors = lu_array(most, sizeof *r->errors);
+    r->outputs = lu_calloc(most, sizeof *r->outputs);
+    if (!r->errors || !r->outputs)
+        return lu_fail_nomem(err, most * sizeof *r->errors);
+    LU_TRY(open_data(r, n_done, err));
+    for (int64_t layer = has_data(r) ? 0 : n_done; layer < layers; layer++)
+        LU_TRY(run_layer(r, layer, n_done, err));
+    return LUTRA_OK;
+}
+
+lutra_status lu_pipeline_run(const lu_pipeline *p, lutra_err *err)
+{
+    run r = {.p = p};
+    const lutra_status status = run_all(&r, err);
+    if (has_data(&r))
+        lu_runner_close(&r.runner);
+    lu_dataset_close(&r.data);
+    lu_output_close(&r.output);
+    lu_free(r.errors);
+    lu_free(r.outputs);
+    lutra_model_close(r.model);
+    lu_la_close(r.la);
+    return status;
+}
