@@ -385,8 +385,8 @@ static int run(cli_call *call)
     const settings *s = call->settings;
     if (s->list_methods)
         return list_methods(s);
-    if (call->n_operands != 2)
-        return cli_usage(call, "expected IN and OUT");
+    if (call->n_operands != 2) /* optional for --list-methods only */
+        return cli_usage(call, "%s is missing", operands[call->n_operands].name);
     if (s->recipe && s->method)
         return cli_usage(call, "--recipe and --method exclude each other");
     if (s->set.n && !s->method)

@@ -4,7 +4,7 @@
 
 #include "calib/journal.h"
 #include "calib/quantize_plan.h"
-#include "calib/recipe.h"
+#include "calib/recipe_parts.h"
 
 typedef struct lu_pipeline {
     lutra_ctx *ctx;

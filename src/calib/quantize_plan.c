@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "calib/recipe.h"
+#include "calib/recipe_parts.h"
 
 #define SUFFIX ".weight"
 #define ROUTER "*.block_sparse_moe.gate"

@@ -1,7 +1,7 @@
 /* recipe.c - recipes: from YAML by libyaml's document tree, or from one method's name. The tree is
    read by fixed depth, so that aliases cannot make it grow. Each value is checked by the table row
    of its parameter. */
-#include "calib/recipe.h"
+#include "calib/recipe_parts.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
-/* recipe.h - a parsed recipe: passes with their settings and targets. */
-#ifndef LU_CALIB_RECIPE_H
-#define LU_CALIB_RECIPE_H
+/* recipe_parts.h - a parsed recipe: passes with their settings and targets. */
+#ifndef LU_CALIB_RECIPE_PARTS_H
+#define LU_CALIB_RECIPE_PARTS_H
 
 #include "algo/pass.h"
 #include "lutra/recipe.h"
