@@ -9,6 +9,7 @@ void lu_fill_ref_convert(lu_ops *ops);
 void lu_fill_ref_rows(lu_ops *ops);
 void lu_fill_ref_reduce(lu_ops *ops);
 void lu_fill_ref_attention(lu_ops *ops);
+void lu_fill_ref_act(lu_ops *ops);
 
 #if defined(__x86_64__)
 void lu_fill_avx2_rows(lu_ops *ops);

@@ -59,6 +59,14 @@ typedef struct lu_attend_args {
     X(softcap, (float *x, float cap, int64_t n))                                                  \
     /* softmax in place, float32, max-subtracted */                                               \
     X(softmax, (float *x, int64_t n))                                                             \
+    /* lo_hi[0] = min(0, x[0..n)), lo_hi[1] = max(0, x[0..n)); both NaN if any is not finite */    \
+    X(act_range, (float *lo_hi, const float *x, int64_t n))                                       \
+    /* codes = clamp(rint(x / scale) + zero, lowest, highest), 0 <= lowest <= zero <= highest      \
+       < 256; x and scale are finite, scale > 0 */                                                \
+    X(act_encode, (uint8_t *codes, const float *x, int64_t n, float scale, int zero, int lowest,  \
+                   int highest))                                                                  \
+    /* y = scale * (codes - zero) */                                                              \
+    X(act_decode, (float *y, const uint8_t *codes, int64_t n, float scale, int zero))             \
     /* the result of a query does not depend on n_q, n_heads or the other queries, to the bit */  \
     X(attend, (const lu_attend_args *a))
 

@@ -86,6 +86,7 @@ void lu_ops_fill(lu_ops *ops, lu_level level)
     lu_fill_ref_rows(ops);
     lu_fill_ref_reduce(ops);
     lu_fill_ref_attention(ops);
+    lu_fill_ref_act(ops);
 #if defined(__x86_64__)
     if (level >= LU_LEVEL_AVX2) {
         lu_fill_avx2_rows(ops);

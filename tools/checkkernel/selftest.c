@@ -190,6 +190,49 @@ static float logsumexp_misses_the_tail(const float *x, int64_t n)
     return good.logsumexp(x, n > 8 ? n / 8 * 8 : n);
 }
 
+static void range_is_not_stopped_by_infinity(float *lo_hi, const float *x, int64_t n)
+{
+    float lo = 0, hi = 0;
+    for (int64_t i = 0; i < n; i++) {
+        lo = fminf(lo, x[i]);
+        hi = fmaxf(hi, x[i]);
+    }
+    lo_hi[0] = lo;
+    lo_hi[1] = hi;
+}
+
+static void encode_rounds_ties_away(uint8_t *codes, const float *x, int64_t n, float scale,
+                                    int zero, int lowest, int highest)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const float r = roundf(x[i] / scale) + (float)zero;
+        codes[i] = (uint8_t)fminf(fmaxf(r, (float)lowest), (float)highest);
+    }
+}
+
+static void encode_multiplies_by_the_inverse(uint8_t *codes, const float *x, int64_t n, float scale,
+                                             int zero, int lowest, int highest)
+{
+    const float inverse = 1 / scale;
+    for (int64_t i = 0; i < n; i++) {
+        const float r = rintf(x[i] * inverse) + (float)zero;
+        codes[i] = (uint8_t)fminf(fmaxf(r, (float)lowest), (float)highest);
+    }
+}
+
+static void encode_wraps(uint8_t *codes, const float *x, int64_t n, float scale, int zero,
+                         int lowest, int highest)
+{
+    (void)lowest, (void)highest;
+    good.act_encode(codes, x, n, scale, zero, 0, 255);
+}
+
+static void decode_forgets_the_zero(float *y, const uint8_t *codes, int64_t n, float scale, int zero)
+{
+    (void)zero;
+    good.act_decode(y, codes, n, scale, 0);
+}
+
 static void attend_ignores_the_window(const lu_attend_args *a)
 {
     lu_attend_args b = *a;
@@ -418,6 +461,11 @@ static const fault FAULTS[] = {
     FAULT(softcap, softcap_cancels_near_zero),
     FAULT(softmax, softmax_does_not_subtract_the_maximum),
     FAULT(logsumexp, logsumexp_misses_the_tail),
+    FAULT(act_range, range_is_not_stopped_by_infinity),
+    FAULT(act_encode, encode_rounds_ties_away),
+    FAULT(act_encode, encode_multiplies_by_the_inverse),
+    FAULT(act_encode, encode_wraps),
+    FAULT(act_decode, decode_forgets_the_zero),
     FAULT(attend, attend_ignores_the_window),
     FAULT(attend, attend_window_is_off_by_one),
     FAULT(attend, attend_ignores_softcap),

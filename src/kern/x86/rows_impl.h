@@ -2,6 +2,8 @@
    once by each level's *_rows.c, so everything here is static. The loops have one form: whole
    vectors and the tail are the same code with n = min(LANES, what is left). */
 
+#include <stdbool.h>
+
 #include "kern/levels.h"
 #include "kern/x86/vec_math.h"
 
@@ -172,6 +174,42 @@ static int64_t argmax(const float *x, int64_t n)
     return -1;
 }
 
+static void act_range(float *lo_hi, const float *x, int64_t n)
+{
+    const vec zero = v_set1(0);
+    vec lo = zero, hi = zero, probe = zero;
+    for (int64_t i = 0; i < n; i += LANES) {
+        const vec v = v_load_n(x + i, step(n, i)); /* lanes past the end are 0 */
+        lo = v_min(v, lo);
+        hi = v_max(v, hi);
+        probe = v_fma(v, zero, probe);
+    }
+    const bool finite = v_hsum(probe) == 0;
+    lo_hi[0] = finite ? v_hmin(lo) : NAN;
+    lo_hi[1] = finite ? v_hmax(hi) : NAN;
+}
+
+static void act_encode(uint8_t *codes, const float *x, int64_t n, float scale, int zero, int lowest,
+                       int highest)
+{
+    const vec s = v_set1(scale), z = v_set1((float)zero);
+    const vec lo = v_set1((float)(lowest - zero)), hi = v_set1((float)(highest - zero));
+    for (int64_t i = 0; i < n; i += LANES) {
+        const int64_t m = step(n, i);
+        const vec r = v_round(v_div(v_load_n(x + i, m), s));
+        v_store_u8_n(codes + i, v_add(v_min(v_max(r, lo), hi), z), m);
+    }
+}
+
+static void act_decode(float *y, const uint8_t *codes, int64_t n, float scale, int zero)
+{
+    const vec s = v_set1(scale), z = v_set1((float)zero);
+    for (int64_t i = 0; i < n; i += LANES) {
+        const int64_t m = step(n, i);
+        v_store_n(y + i, v_mul(s, v_sub(v_load_u8_n(codes + i, m), z)), m);
+    }
+}
+
 static void fill_rows(lu_ops *ops)
 {
     ops->bf16_to_f32 = bf16_to_f32;
@@ -188,4 +226,7 @@ static void fill_rows(lu_ops *ops)
     ops->softmax = softmax;
     ops->logsumexp = logsumexp;
     ops->argmax = argmax;
+    ops->act_range = act_range;
+    ops->act_encode = act_encode;
+    ops->act_decode = act_decode;
 }

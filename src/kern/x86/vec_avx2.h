@@ -141,6 +141,22 @@ static inline void v_store_f16_n(uint16_t *p, vec x, int64_t n)
     store_halves(p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT), n);
 }
 
+/* Bytes as floats, and floats that are whole numbers 0..255 as bytes. */
+static inline vec v_load_u8_n(const uint8_t *p, int64_t n)
+{
+    uint64_t t = 0;
+    memcpy(&t, p, (size_t)n);
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)t)));
+}
+
+static inline void v_store_u8_n(uint8_t *p, vec x, int64_t n)
+{
+    const __m256i i = _mm256_cvtps_epi32(x);
+    const __m128i h = _mm_packus_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+    const int64_t t = _mm_cvtsi128_si64(_mm_packus_epi16(h, h));
+    memcpy(p, &t, (size_t)n);
+}
+
 /* Lanes outside [lo, hi) become fill. */
 static inline vec v_outside_to(vec x, int64_t lo, int64_t hi, float fill)
 {
@@ -167,6 +183,8 @@ static inline float v_hmax(vec x)
     const __m128 c = _mm_max_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
+
+static inline float v_hmin(vec x) { return -v_hmax(_mm256_xor_ps(x, _mm256_set1_ps(-0.0f))); }
 
 /* ((halves) quarters) ...: one fixed tree */
 static inline float v_hsum(vec x)

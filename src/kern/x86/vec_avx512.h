@@ -102,6 +102,17 @@ static inline void v_store_f16_n(uint16_t *p, vec x, int64_t n)
     _mm256_mask_storeu_epi16(p, v_first(n), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
 
+/* Bytes as floats, and floats that are whole numbers 0..255 as bytes. */
+static inline vec v_load_u8_n(const uint8_t *p, int64_t n)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(v_first(n), p)));
+}
+
+static inline void v_store_u8_n(uint8_t *p, vec x, int64_t n)
+{
+    _mm512_mask_cvtepi32_storeu_epi8(p, v_first(n), _mm512_cvtps_epi32(x));
+}
+
 /* Lanes outside [lo, hi) become fill. */
 static inline vec v_outside_to(vec x, int64_t lo, int64_t hi, float fill)
 {
@@ -123,6 +134,8 @@ static inline int v_find_equal(vec x, vec y)
 }
 
 static inline float v_hmax(vec x) { return _mm512_reduce_max_ps(x); }
+
+static inline float v_hmin(vec x) { return _mm512_reduce_min_ps(x); }
 
 /* ((halves) quarters) ...: one fixed tree */
 static inline float v_hsum(vec x)
