@@ -10,10 +10,11 @@
 #include "interrupt.h"
 
 typedef struct settings {
-    const char *system, *dtype;
+    const char *system;
     int64_t max_tokens, context;
     cli_list stop;
     cli_sampling sampling;
+    cli_numbers numbers;
 } settings;
 
 #define S(field) offsetof(settings, field)
@@ -27,7 +28,7 @@ static const cli_option options[] = {
     CLI_SAMPLING_OPTIONS(settings),
     {"context", 'c', CLI_INT, "N", S(context), 0, 1e9, NULL, "0",
      "tokens the KV cache holds; 0 = the model's context"},
-    CLI_DTYPE_OPTION(settings),
+    CLI_NUMBERS_OPTIONS(settings),
     {0},
 };
 
@@ -236,7 +237,7 @@ static int run(cli_call *call)
     lutra_err err = {0};
     if (cli_choose_sampling(call, &c.s->sampling, call->operands[0], &c.sampling, &err) != LUTRA_OK)
         return err.status == LUTRA_E_ARG ? cli_usage(call, "%s", err.msg) : cli_fail(call, &err);
-    lutra_status status = cli_load(call, call->operands[0], c.s->dtype, &c.loaded, &err);
+    lutra_status status = cli_load(call, call->operands[0], &c.s->numbers, &c.loaded, &err);
     if (status == LUTRA_OK && !lutra_has_chat_template(c.loaded.tokenizer))
         status = lu_fail(&err, LUTRA_E_UNSUPPORTED,
                          "%s: the model has no chat template, try 'lutra run'", call->operands[0]);

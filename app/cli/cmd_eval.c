@@ -6,7 +6,9 @@
 #include "loading.h"
 
 typedef struct settings {
-    const char *text, *dtype;
+    const char *text, *act_calib, *act_rule;
+    cli_numbers numbers;
+    double act_percentile;
     int64_t window, stride, max_windows;
     bool bos, json;
 } settings;
@@ -23,7 +25,14 @@ static const cli_option options[] = {
      "put the begin token before each window; then all of its tokens are predicted"},
     {"max-windows", 0, CLI_INT, "N", S(max_windows), 0, 1e12, NULL, "0",
      "use the first N windows only; 0 = all"},
-    CLI_DTYPE_OPTION(settings),
+    CLI_NUMBERS_OPTIONS(settings),
+    {"act-calib", 0, CLI_PATH, "FILE", S(act_calib), 0, 0, NULL, NULL,
+     "with --act-quant intB:tensor: find the scales on this text"},
+    {"act-rule", 0, CLI_CHOICE, "RULE", S(act_rule), 0, 0, "minmax|moving|mse|percentile", "minmax",
+     "how they follow from it: mean or running mean of the windows' ends, least squared error, or "
+     "a percentile"},
+    {"act-percentile", 0, CLI_REAL, "P", S(act_percentile), 50.1, 100, NULL, "99.99",
+     "for --act-rule percentile: values that are not clipped, in percent"},
     {"json", 0, CLI_FLAG, NULL, S(json), 0, 0, NULL, NULL, "print the result as one JSON object"},
     {0},
 };
@@ -38,7 +47,9 @@ static void print_json(const cli_call *call, const settings *s, const lutra_perp
     json_t *o = json_object();
     json_object_set_new(o, "model", out_string(call->operands[0]));
     json_object_set_new(o, "text", out_string(s->text));
-    json_object_set_new(o, "dtype", json_string(s->dtype));
+    json_object_set_new(o, "dtype", json_string(s->numbers.dtype));
+    json_object_set_new(o, "act_quant",
+                        s->numbers.act_quant ? out_string(s->numbers.act_quant) : json_null());
     json_object_set_new(o, "perplexity", out_real(p->perplexity));
     json_object_set_new(o, "nll", out_real(p->nll));
     json_object_set_new(o, "window", json_integer(s->window));
@@ -52,11 +63,40 @@ static void print_json(const cli_call *call, const settings *s, const lutra_perp
     out_json(o);
 }
 
+/* Loads the model; with --act-calib as it is first, to find the scales of its inputs. */
+static lutra_status load(cli_call *call, const settings *s, cli_loaded *l, lutra_err *err)
+{
+    cli_numbers numbers = s->numbers;
+    lutra_act_calibration o;
+    char *text = NULL;
+    int32_t *ids = NULL;
+    int64_t n_ids = 0;
+    size_t n = 0;
+    if (!s->act_calib)
+        return cli_load(call, call->operands[0], &numbers, l, err);
+    numbers.act_quant = NULL;
+    lutra_act_calibration_init(&o);
+    o.rule = s->act_rule;
+    o.percentile = s->act_percentile;
+    lutra_status status = cli_load(call, call->operands[0], &numbers, l, err);
+    if (status == LUTRA_OK)
+        status = cli_read(s->act_calib, &text, &n, err);
+    if (status == LUTRA_OK)
+        status = lutra_encode(l->tokenizer, text, n, false, &ids, &n_ids, err);
+    if (status == LUTRA_OK)
+        status = lutra_model_calibrate(l->model, s->numbers.act_quant, ids, n_ids, &o, err);
+    lutra_free(ids);
+    lu_free(text);
+    return status;
+}
+
 static int run(cli_call *call)
 {
     const settings *s = call->settings;
     if (!s->text)
         return cli_usage(call, "--text is missing: the file to predict");
+    if (s->act_calib && !s->numbers.act_quant)
+        return cli_usage(call, "--act-calib has no effect without --act-quant intB:tensor");
     lutra_err err = {0};
     cli_loaded l;
     char *text = NULL;
@@ -69,7 +109,7 @@ static int run(cli_call *call)
     o.bos = s->bos;
     o.max_windows = s->max_windows;
 
-    lutra_status status = cli_load(call, call->operands[0], s->dtype, &l, &err);
+    lutra_status status = load(call, s, &l, &err);
     if (status == LUTRA_OK)
         status = cli_read(s->text, &text, &n, &err);
     if (status == LUTRA_OK)
@@ -98,10 +138,13 @@ const cli_command cli_eval = {
         "The text is tokenized in one piece, cut into windows (a shorter tail is dropped) and "
         "each\n"
         "window is run by itself. With a stride below the window only tokens not counted before\n"
-        "are counted. Lower is better; compare only models with the same tokenizer.\n",
+        "are counted. Lower is better; compare only models with the same tokenizer.\n"
+        "--act-quant measures what a model loses when its linears get integer inputs.\n",
     .examples =
         "  lutra eval llama-8b-nf4 --text val.txt\n"
-        "  lutra eval llama-8b --text val.txt --window 2048 --bos --max-windows 20 --json\n",
+        "  lutra eval llama-8b --text val.txt --window 2048 --bos --max-windows 20 --json\n"
+        "  lutra eval llama-8b-int8 --text val.txt --act-quant int8:token\n"
+        "  lutra eval llama-8b --text val.txt --act-quant int8:tensor --act-calib calib.txt\n",
     .operands = operands,
     .options = options,
     .settings_size = sizeof(settings),

@@ -7,11 +7,12 @@
 #include "cli.h"
 
 typedef struct settings {
-    const char *prompt, *file, *dtype;
+    const char *prompt, *file;
     int64_t max_tokens, context;
     cli_list stop;
     bool ignore_eos, raw, echo, json;
     cli_sampling sampling;
+    cli_numbers numbers;
 } settings;
 
 #define S(field) offsetof(settings, field)
@@ -32,7 +33,7 @@ static const cli_option options[] = {
     CLI_SAMPLING_OPTIONS(settings),
     {"context", 'c', CLI_INT, "N", S(context), 0, 1e9, NULL, "0",
      "tokens the KV cache holds; 0 = the model's context"},
-    CLI_DTYPE_OPTION(settings),
+    CLI_NUMBERS_OPTIONS(settings),
     {"json", 0, CLI_FLAG, NULL, S(json), 0, 0, NULL, NULL,
      "print one JSON object at the end instead of streaming"},
     {0},
@@ -143,7 +144,7 @@ static int run(cli_call *call)
 
     lutra_status status = read_prompt(s, &text, &n, &err);
     if (status == LUTRA_OK)
-        status = cli_load(call, call->operands[0], s->dtype, &l, &err);
+        status = cli_load(call, call->operands[0], &s->numbers, &l, &err);
     if (status == LUTRA_OK)
         status = continue_prompt(call, &l, &sampling, text, n, &err);
     lu_free(text);

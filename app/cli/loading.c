@@ -7,12 +7,13 @@
 #include "base/json.h"
 #include "base/mem.h"
 
-lutra_status cli_load(cli_call *call, const char *path, const char *dtype, cli_loaded *out,
+lutra_status cli_load(cli_call *call, const char *path, const cli_numbers *numbers, cli_loaded *out,
                       lutra_err *err)
 {
     lutra_model_options o;
     lutra_model_options_init(&o);
-    o.dtype = strcmp(dtype, "fp32") == 0 ? LUTRA_F32 : LUTRA_BF16;
+    o.dtype = strcmp(numbers->dtype, "fp32") == 0 ? LUTRA_F32 : LUTRA_BF16;
+    o.act_quant = numbers->act_quant;
     memset(out, 0, sizeof *out);
     LU_TRY(cli_open(call, &out->ctx, err));
     LU_TRY(lutra_tokenizer_open(path, &out->tokenizer, err)); /* first: it is quick to fail */

@@ -13,17 +13,26 @@ typedef struct cli_loaded {
     lutra_model_info info;
 } cli_loaded;
 
-/* Opens the model at `path` with the call's threads and CPU level. dtype: "fp32" or "bf16". *out is
-   always fit for cli_unload. */
-lutra_status cli_load(cli_call *call, const char *path, const char *dtype, cli_loaded *out,
+/* In which numbers a model runs: part of a command's settings, as `cli_numbers numbers`. */
+typedef struct cli_numbers {
+    const char *dtype;     /* "fp32" or "bf16" */
+    const char *act_quant; /* NULL: linears get their input as it is */
+} cli_numbers;
+
+/* Opens the model at `path` with the call's threads and CPU level. *out is always fit for
+   cli_unload. */
+lutra_status cli_load(cli_call *call, const char *path, const cli_numbers *numbers, cli_loaded *out,
                       lutra_err *err);
 void cli_unload(cli_loaded *l);
 
-/* A row of a command's option table; the settings struct has `const char *dtype`. */
-#define CLI_DTYPE_OPTION(settings)                                                            \
-    {                                                                                         \
-        "dtype", 0, CLI_CHOICE, "TYPE", offsetof(settings, dtype), 0, 0, "bf16|fp32", "bf16", \
-            "activations and KV cache: bf16 is faster, fp32 exact"                            \
+/* Rows of an option table. */
+#define CLI_NUMBERS_OPTIONS(settings)                                                              \
+    {"dtype", 0, CLI_CHOICE,  "TYPE", offsetof(settings, numbers.dtype),                           \
+     0,       0, "bf16|fp32", "bf16", "activations and KV cache: bf16 is faster, fp32 exact"},     \
+    {                                                                                              \
+        "act-quant", 0, CLI_TEXT, "SPEC", offsetof(settings, numbers.act_quant), 0, 0, NULL, NULL, \
+            "round the inputs of linears to integers: int8 (a scale per token), int4:g128 (per "   \
+            "128 columns), int8:tensor (fixed); ':asym' adds zero points"                          \
     }
 
 /* How tokens are chosen: part of a command's settings, as `cli_sampling sampling`. */

@@ -14,6 +14,11 @@ typedef struct lutra_model_options {
     size_t size;
     lutra_dtype dtype; /* LUTRA_BF16 (default): matmul inputs and KV cache in bfloat16, sums in
                           float32. LUTRA_F32: everything in float32. */
+    const char *act_quant; /* NULL, or how the inputs of the blocks' linears are rounded to integers
+                              before each product: intB[:token|:gSIZE|:tensor][:sym|:asym], such as
+                              "int8:token" (a scale per token, the default), "int4:g128" (per token
+                              and group of columns), "int8:tensor" (one scale, from the checkpoint's
+                              M.input_scale tensors). Routers and lm_head are left alone. */
 } lutra_model_options;
 
 LUTRA_API void lutra_model_options_init(lutra_model_options *o);

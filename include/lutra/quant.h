@@ -2,6 +2,7 @@
 #ifndef LUTRA_QUANT_H
 #define LUTRA_QUANT_H
 
+#include "lutra/model.h"
 #include "lutra/recipe.h"
 
 #ifdef __cplusplus
@@ -92,6 +93,29 @@ LUTRA_API void lutra_quantize_options_init(lutra_quantize_options *o);
 LUTRA_API lutra_status lutra_quantize_checkpoint(lutra_ctx *ctx, const char *in, const char *out,
                                                  const lutra_quantize_options *o,
                                                  lutra_quantize_report *report, lutra_err *err);
+
+/* --- static activations --------------------------------------------------------------------- */
+
+typedef struct lutra_act_calibration {
+    size_t size;
+    const char *rule; /* how a linear's range follows from the samples: "minmax" (mean of the samples'
+                         ends, the default), "moving" (running mean), "mse" (least squared error over
+                         a histogram), "percentile" */
+    double percentile; /* values inside the range, in percent; default 99.99 */
+    int64_t window;    /* tokens of a sample; default 512 */
+    int64_t samples;   /* at most so many; default 32 */
+} lutra_act_calibration;
+
+LUTRA_API void lutra_act_calibration_init(lutra_act_calibration *o);
+
+/* Finds one scale for the input of each linear of the blocks by running the first windows of ids[n]
+   through the model, and rounds these inputs from now on. act_quant: a static format such as
+   "int8:tensor" or "int8:tensor:asym". Sessions of the model must be closed before and opened after.
+   E_ARG if the text is shorter than a window or the model rounds its inputs already; E_CANCELLED
+   leaves the model as it was. Should packing the weights anew fail (E_NOMEM), close the model. */
+LUTRA_API lutra_status lutra_model_calibrate(lutra_model *m, const char *act_quant,
+                                             const int32_t *ids, int64_t n,
+                                             const lutra_act_calibration *o, lutra_err *err);
 
 #ifdef __cplusplus
 }

@@ -18,8 +18,7 @@
 /* How one linear's input is rounded. */
 typedef struct lu_act_quant {
     lu_act_format format;
-    bool known;  /* LU_ACT_TENSOR: scale and zero are set */
-    float scale; /* LU_ACT_TENSOR only */
+    float scale; /* LU_ACT_TENSOR only, as zero */
     int zero;
 } lu_act_quant;
 

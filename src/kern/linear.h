@@ -18,6 +18,7 @@
 #ifndef LU_KERN_LINEAR_H
 #define LU_KERN_LINEAR_H
 
+#include "kern/act_quant.h"
 #include "kern/table.h"
 #include "lutra/format.h"
 
@@ -57,9 +58,11 @@ typedef struct lu_linear {
     bool affine;              /* table[i] = table[0] + i * (table[1] - table[0]), exactly */
     float table[256];         /* as multiplied: rounded to bf16 when act is BF16 */
     const float *bias;        /* [n] or NULL, caller-owned */
+    const lu_act_quant *input; /* how the caller rounds x before lu_linear_run; NULL: not at all.
+                                  Caller-owned, not set by lu_linear_plan */
 } lu_linear;
 
-/* act: LUTRA_F32 or LUTRA_BF16. Fills *out but packed (NULL) and bias (NULL). */
+/* act: LUTRA_F32 or LUTRA_BF16. Fills *out but packed, bias and input (NULL). */
 lutra_status lu_linear_plan(const lu_weight *w, lutra_dtype act, lu_level level, lu_linear *out,
                             lutra_err *err);
 const char *lu_linear_variant_name(const lu_linear *l); /* e.g. "avx512_lut4_bf16" */
@@ -73,6 +76,12 @@ void lu_linear_pack(lu_linear *l, const lu_weight *w, int64_t unit0, int64_t uni
 void lu_linear_run(const lu_linear *l, const void *x, int64_t ldx, int64_t M, float *y, int64_t ldy,
                    int64_t unit0, int64_t unit1, void *scratch);
 size_t lu_linear_scratch(const lu_linear *l, int64_t M);
+
+/* Elements between dense rows of x: the ldx of rows without a gap. */
+static inline int64_t lu_linear_x_stride(const lu_linear *l)
+{
+    return l->act == LUTRA_U8 ? lu_act_record_bytes(l->k) : l->k;
+}
 
 /* One row of W as float32: embeddings, and the oracle of tests. */
 void lu_weight_row(const lu_weight *w, int64_t row, float *out);

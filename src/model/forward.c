@@ -201,6 +201,13 @@ typedef struct {
 
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
+static int64_t widest_input(const lu_model_config *c)
+{
+    const int64_t q_cols = c->n_heads * c->head_dim;
+    int64_t cols = c->hidden_size > c->intermediate_size ? c->hidden_size : c->intermediate_size;
+    return cols > q_cols ? cols : q_cols;
+}
+
 /* Bytes of kernel scratch one thread may need at once. */
 static lutra_status widest_scratch(void *arg, int64_t layer, lu_module *module, lutra_err *err)
 {
@@ -243,13 +250,29 @@ static lutra_status take_arena(lu_forward *f, const buffer *buffers, size_t n, l
         &f->field, (size_t)(n), lutra_dtype_bytes(f->model->act) \
     }
 
+/* Bytes of all rounded inputs of one batch of products: at worst q, k, v (gate and up of every
+   expert) each round their common input in their own way. */
+static size_t rounded_bytes(const lu_forward *f)
+{
+    const lu_model_config *c = &f->model->config;
+    if (!f->model->rounds_inputs)
+        return 0;
+    const int64_t q_cols = c->n_heads * c->head_dim, h = c->hidden_size;
+    const int64_t attention = f->max_rows * (3 * h > q_cols ? 3 * h : q_cols);
+    const int64_t wide = 2 * h > c->intermediate_size ? 2 * h : c->intermediate_size;
+    const int64_t mlp = f->max_expert_rows * wide;
+    const int64_t records = 3 * f->max_expert_rows + 2 * c->n_experts + 3;
+    return (size_t)(attention > mlp ? attention : mlp) * sizeof(float) +
+           (size_t)records * 2 * ALIGNMENT;
+}
+
 static lutra_status allocate(lu_forward *f, lutra_err *err)
 {
     const lu_model_config *c = &f->model->config;
     const int64_t rows = f->max_rows, expert_rows = f->max_expert_rows, h = c->hidden_size;
     const int64_t q_cols = c->n_heads * c->head_dim, kv_cols = c->n_kv_heads * c->head_dim;
     const int64_t half = c->head_dim / 2, moe = f->model->layers[0].router.weight.n ? 1 : 0;
-    const int64_t threads = lu_pool_size(f->model->ctx->pool);
+    const int64_t threads = lu_pool_size(f->model->ctx->pool), rounds = f->model->rounds_inputs;
     const buffer buffers[] = {
         BUFFER(rows, rows),
         BUFFER(x, rows * h),
@@ -277,6 +300,9 @@ static lutra_status allocate(lu_forward *f, lutra_err *err)
         ACT_BUFFER(gathered, moe * expert_rows * h),
         BUFFER(expert_out, moe * expert_rows * h),
         BUFFER(row_scratch, threads * h),
+        BUFFER(rounded, rounded_bytes(f)),
+        BUFFER(round_rows, rounds * threads * f->max_columns),
+        BUFFER(round_codes, rounds * threads * f->max_columns),
         {(void **)&f->scratch, (size_t)threads, f->scratch_bytes},
     };
     return take_arena(f, buffers, sizeof buffers / sizeof buffers[0], err);
@@ -307,6 +333,7 @@ lutra_status lu_forward_open(lutra_model *m, int64_t max_rows, int64_t max_conte
     f->max_rows = max_rows;
     f->max_context = max_context;
     f->max_expert_rows = max_rows * m->config.n_active;
+    f->max_columns = widest_input(&m->config);
     lu_model_each_module(m, widest_scratch, f, NULL);
     f->scratch_bytes = max_size(f->scratch_bytes,
                                 lu_attend_scratch(max_context, m->config.head_dim) * sizeof(float));
@@ -335,10 +362,7 @@ int64_t lu_forward_max_rows(const lu_forward *f) { return f->max_rows; }
 
 lutra_status lu_forward_set_tap(lu_forward *f, lu_tap tap, void *user, lutra_err *err)
 {
-    const lu_model_config *c = &f->model->config;
-    int64_t cols = c->hidden_size > c->intermediate_size ? c->hidden_size : c->intermediate_size;
-    if (cols < c->n_heads * c->head_dim)
-        cols = c->n_heads * c->head_dim;
+    const int64_t cols = f->max_columns;
     if (tap && !f->tap_rows && f->model->act != LUTRA_F32) {
         f->tap_rows = lu_array((size_t)(f->max_expert_rows * cols), sizeof *f->tap_rows);
         if (!f->tap_rows)

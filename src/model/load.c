@@ -45,11 +45,13 @@ static lutra_status plan_module(void *arg, int64_t layer, lu_module *module, lut
 {
     packing *p = arg;
     const lutra_model *m = p->model;
-    const lutra_status status =
-        lu_linear_plan(&module->weight, m->act, m->level, &module->linear, err);
+    const bool rounded = module->input.format.bits != 0;
+    const lutra_status status = lu_linear_plan(&module->weight, rounded ? LUTRA_F32 : m->act,
+                                               m->level, &module->linear, err);
     if (status != LUTRA_OK)
         return layer < 0 ? lu_fail_prefix(err, status, "%s", module->site)
                          : lu_fail_prefix(err, status, "layer %" PRId64 " %s", layer, module->site);
+    module->linear.input = rounded ? &module->input : NULL;
     p->total += (int64_t)module->linear.packed_bytes;
     return LUTRA_OK;
 }
@@ -94,6 +96,25 @@ static lutra_status pack(lutra_model *m, lutra_err *err)
     packing p = {.model = m};
     LU_TRY(lu_model_each_module(m, plan_module, &p, err));
     LU_TRY(lu_model_each_module(m, pack_module, &p, err));
+    m->weight_bytes = bytes_per_token(m);
+    return LUTRA_OK;
+}
+
+static lutra_status repack_module(void *arg, int64_t layer, lu_module *module, lutra_err *err)
+{
+    packing *p = arg;
+    if (layer < 0)
+        return LUTRA_OK;
+    lu_free_aligned(module->linear.packed);
+    module->linear.packed = NULL;
+    LU_TRY(plan_module(p, layer, module, err));
+    return pack_module(p, layer, module, err);
+}
+
+lutra_status lu_model_repack(lutra_model *m, lutra_err *err)
+{
+    packing p = {.model = m};
+    LU_TRY(lu_model_each_module(m, repack_module, &p, err));
     m->weight_bytes = bytes_per_token(m);
     return LUTRA_OK;
 }
@@ -162,25 +183,33 @@ lutra_status lu_module_set(lutra_model *m, lu_module *module, const float *w, lu
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
-static lutra_status open_into(lutra_model *m, const char *path, bool bare, lutra_err *err)
+typedef struct {
+    lutra_dtype act;
+    bool bare;            /* weights come later, layer by layer */
+    lu_act_format inputs; /* bits 0: not rounded */
+} opening;
+
+static lutra_status open_into(lutra_model *m, const char *path, const opening *o, lutra_err *err)
 {
     LU_TRY(lu_level_parse(m->ctx->options.cpu, &m->level, err));
     lu_ops_fill(&m->ops, m->level);
     LU_TRY(lu_checkpoint_open(path, &m->files, err));
     LU_TRY(read_config(m, err));
     LU_TRY(lu_model_bind(m, err));
-    return bare ? lu_model_each_module(m, plan_bare, m, err) : pack(m, err);
+    if (o->inputs.bits)
+        LU_TRY(lu_model_round_inputs(m, &o->inputs, err));
+    return o->bare ? lu_model_each_module(m, plan_bare, m, err) : pack(m, err);
 }
 
-static lutra_status open_model(lutra_ctx *ctx, const char *path, lutra_dtype act, bool bare,
+static lutra_status open_model(lutra_ctx *ctx, const char *path, const opening *o,
                                lutra_model **out, lutra_err *err)
 {
     lutra_model *m = lu_calloc(1, sizeof *m);
     if (!m)
         return lu_fail_nomem(err, sizeof *m);
     m->ctx = ctx;
-    m->act = act;
-    const lutra_status status = open_into(m, path, bare, err);
+    m->act = o->act;
+    const lutra_status status = open_into(m, path, o, err);
     if (status == LUTRA_OK)
         *out = m;
     else
@@ -190,7 +219,8 @@ static lutra_status open_model(lutra_ctx *ctx, const char *path, lutra_dtype act
 
 lutra_status lu_model_open_bare(lutra_ctx *ctx, const char *path, lutra_model **out, lutra_err *err)
 {
-    return open_model(ctx, path, LUTRA_F32, true, out, err);
+    const opening o = {.act = LUTRA_F32, .bare = true};
+    return open_model(ctx, path, &o, out, err);
 }
 
 lutra_status lutra_model_open(lutra_ctx *ctx, const char *path, const lutra_model_options *opts,
@@ -203,7 +233,10 @@ lutra_status lutra_model_open(lutra_ctx *ctx, const char *path, const lutra_mode
     if (o.dtype != LUTRA_BF16 && o.dtype != LUTRA_F32)
         return lu_fail(err, LUTRA_E_ARG, "model dtype is %s, expected BF16 or F32",
                        lutra_dtype_name(o.dtype));
-    return open_model(ctx, path, o.dtype, false, out, err);
+    opening how = {.act = o.dtype};
+    if (o.act_quant)
+        LU_TRY(lu_act_format_parse(o.act_quant, &how.inputs, err));
+    return open_model(ctx, path, &how, out, err);
 }
 
 static lutra_status free_module(void *arg, int64_t layer, lu_module *module, lutra_err *err)

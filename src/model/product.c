@@ -27,7 +27,8 @@ static void run_units(void *arg, int64_t begin, int64_t end, int worker)
             continue;
         const int64_t u0 = begin > first ? begin - first : 0;
         const int64_t u1 = (end < last ? end : last) - first;
-        lu_linear_run(p->linear, p->x, p->linear->k, p->rows, p->y, p->linear->n, u0, u1, scratch);
+        lu_linear_run(p->linear, p->x, lu_linear_x_stride(p->linear), p->rows, p->y, p->linear->n,
+                      u0, u1, scratch);
     }
 }
 
@@ -35,6 +36,8 @@ void lu_run_products(lu_forward *f, lu_product *products, int64_t n)
 {
     lu_pool *pool = f->model->ctx->pool;
     int64_t units = 0, work = 0;
+    if (f->model->rounds_inputs)
+        lu_round_inputs(f, products, n);
     for (int64_t i = 0; i < n; i++) {
         products[i].first_unit = units;
         if (products[i].rows)

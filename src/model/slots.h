@@ -14,6 +14,7 @@ typedef struct lu_module {
     lu_weight weight; /* as the checkpoint holds it; mapped, borrowed from the model's files */
     lu_linear linear; /* as the kernels read it; .packed and .bias are owned */
     float *bias;      /* [n] or NULL */
+    lu_act_quant input; /* how its input is rounded; format.bits 0: not at all */
 } lu_module;
 
 typedef enum lu_expert_part { LU_GATE, LU_UP, LU_DOWN, LU_N_EXPERT_PARTS } lu_expert_part;
@@ -38,6 +39,7 @@ struct lutra_model {
     float *final_norm;
     lu_module lm_head;
     lu_layer *layers;
+    bool rounds_inputs; /* some module's input is rounded to integers */
     int64_t n_params;
     int64_t weight_bytes;
 };
@@ -60,5 +62,17 @@ lutra_status lu_model_bind(lutra_model *m, lutra_err *err);
 typedef lutra_status (*lu_module_visit)(void *arg, int64_t layer, lu_module *module,
                                         lutra_err *err);
 lutra_status lu_model_each_module(lutra_model *m, lu_module_visit visit, void *arg, lutra_err *err);
+
+/* load.c: plans and packs the linears of the blocks again, after their `input` has changed. Passes
+   opened before must be closed first. */
+lutra_status lu_model_repack(lutra_model *m, lutra_err *err);
+
+/* inputs.c: rounds the inputs of all linears of the blocks but the routers. For static formats the
+   scales come from the checkpoint's tensors M.input_scale and M.input_zero; E_ARG if one is missing
+   or the group size does not divide a linear's columns. To be followed by packing. */
+lutra_status lu_model_round_inputs(lutra_model *m, const lu_act_format *f, lutra_err *err);
+
+/* Whether a module is a linear whose input a format for the whole model rounds. */
+bool lu_module_is_rounded(const lutra_model *m, int64_t layer, const lu_module *module);
 
 #endif

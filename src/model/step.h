@@ -15,10 +15,11 @@
 /* One y = x W^T of a batch of products that run in a single loop over all their units. */
 typedef struct lu_product {
     const lu_linear *linear;
-    const void *x; /* act, dense rows of linear->k */
+    const void *x; /* dense rows of linear->k, of the model's act whatever the linear multiplies */
     int64_t rows;
     float *y;           /* dense rows of linear->n */
-    int64_t first_unit; /* set by lu_run_products */
+    int64_t first_unit; /* set by lu_run_products, as from */
+    const void *from;   /* x as it was given; x is the rounded one */
 } lu_product;
 
 /* Where a row of the pass belongs. */
@@ -51,7 +52,11 @@ struct lu_forward {
     int64_t *first_row; /* [experts + 1]: gathered rows of expert e are first_row[e].. */
     void *gathered;     /* act [expert rows][hidden] */
     float *expert_out;  /* [expert rows][hidden] */
-    uint8_t *scratch;   /* [threads][scratch_bytes] for kernels */
+    uint8_t *rounded;   /* inputs of one batch of products, where a model rounds them to integers */
+    int64_t max_columns;  /* of any linear of the blocks */
+    float *round_rows;    /* [threads][max_columns] */
+    uint8_t *round_codes; /* [threads][max_columns] */
+    uint8_t *scratch;     /* [threads][scratch_bytes] for kernels */
     size_t scratch_bytes;
     float *row_scratch; /* [threads][hidden] */
     lu_tap tap;
@@ -66,6 +71,9 @@ void lu_for_rows(lu_forward *f, int64_t rows, int64_t cols, lu_task task, void *
 
 /* Runs all products, their units shared by all threads in one loop. */
 void lu_run_products(lu_forward *f, lu_product *products, int64_t n);
+
+/* Points the x of products whose linear wants rounded inputs to rounded copies in f->rounded. */
+void lu_round_inputs(lu_forward *f, lu_product *products, int64_t n);
 
 /* dst (act) = src rounded to the activation type, n elements from element `at` of dst. */
 void lu_store_act(const lu_forward *f, void *dst, int64_t at, const float *src, int64_t n);
