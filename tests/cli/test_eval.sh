@@ -29,6 +29,23 @@ expect_no_err
 expect_out '^perplexity  *[0-9.]*$'
 rm "$work/in"
 
+# Integer inputs of linears: finer is closer to the figure above; static scales come from a text.
+run eval "$MODEL" --text $text --window 64 --max-windows 4 --dtype fp32 --json --act-quant int8
+expect_status 0
+expect_value "o['act_quant'], abs(o['nll'] - $one) < 0.02" "('int8', True)"
+run eval "$MODEL" --text $text --window 64 --max-windows 4 --dtype fp32 --json --act-quant int3
+expect_value "o['nll'] > $one + 0.1" True
+run eval "$MODEL" --text $text --window 64 --max-windows 4 --dtype fp32 --json \
+    --act-quant int8:tensor:asym --act-calib $text --act-rule mse
+expect_value "abs(o['nll'] - $one) < 0.05" True
+run eval "$MODEL" --text $text --act-quant int8:tensor
+expect_status 1
+expect_err 'input_scale'
+run eval "$MODEL" --text $text --act-quant int8:tokn
+expect_status 1
+expect_err 'near: token'
+usage_error 'act-calib' eval "$MODEL" --text $text --act-calib $text
+
 printf 'short' >"$work/short.txt"
 run eval "$MODEL" --text "$work/short.txt"
 expect_status 1
