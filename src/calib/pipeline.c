@@ -323,12 +323,8 @@ static lutra_status open_data(run *r, int64_t n_done, lutra_err *err)
 {
     const lu_pipeline *p = r->p;
     const int64_t layers = r->model->config.n_layers;
-    if (!p->calibration || !p->calibration->data) {
-        if (lutra_recipe_needs_data(p->recipe))
-            return lu_fail(err, LUTRA_E_ARG,
-                           "the recipe needs calibration data: give a text or JSONL file");
+    if (!p->calibration || !p->calibration->data)
         return LUTRA_OK;
-    }
     if (p->calibration->length > r->model->config.max_context)
         return lu_fail(err, LUTRA_E_ARG,
                        "calibration samples of %lld tokens, the model takes at most %lld",

@@ -19,7 +19,7 @@ typedef struct lu_pipeline {
 
 /* Works through all blocks whose tensors are not all done, in order; those that are, from an
    interrupted run, are read back and only run. Each block is on disk before the next begins.
-   Tensors outside the blocks are left to others. E_ARG if the recipe needs data and has none. */
+   Tensors outside the blocks are left to others. The recipe has data if it needs some. */
 lutra_status lu_pipeline_run(const lu_pipeline *p, lutra_err *err);
 
 #endif

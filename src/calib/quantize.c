@@ -41,6 +41,10 @@ static lutra_status check_options(const lutra_quantize_options *o, lutra_err *er
     if (o->range != LUTRA_RANGE_MINMAX && o->range != LUTRA_RANGE_MSE)
         return lu_fail(err, LUTRA_E_ARG, "range rule %d, expected minmax (0) or mse (1)",
                        (int)o->range);
+    if (o->recipe && lutra_recipe_needs_data(o->recipe) &&
+        (!o->calibration || !o->calibration->data) && !o->dry_run)
+        return lu_fail(err, LUTRA_E_ARG,
+                       "the recipe needs calibration data: give a text or JSONL file");
     return LUTRA_OK;
 }
 
