@@ -153,8 +153,16 @@ static void run_units(void *arg, int64_t begin, int64_t end, int worker)
         const int64_t u0 = begin > first ? begin - first : 0;
         const int64_t u1 = end - first < l->n_units ? end - first : l->n_units;
         if (u0 < u1)
-            lu_linear_run(l, job->x, l->k, job->m, y, l->n, u0, u1,
-                          job->scratch + (size_t)worker * job->scratch_step);
+            lu_linear_run(l, &(lu_linear_args){
+                                 .x = job->x,
+                                 .ldx = l->k,
+                                 .M = job->m,
+                                 .y = y,
+                                 .ldy = l->n,
+                                 .unit0 = u0,
+                                 .unit1 = u1,
+                                 .scratch = job->scratch + (size_t)worker * job->scratch_step,
+                             });
         first += l->n_units;
         y += job->m * l->n;
     }

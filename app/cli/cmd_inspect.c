@@ -1,6 +1,6 @@
 /* cmd_inspect.c - lutra inspect: what is in a model folder or a safetensors file, from the headers
    alone. How our own checkpoints name things is in docs/formats.md: module M has M.codes, M.scales
-   and, where asymmetric, M.zeros. */
+   and what its scheme asks for beside them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,6 +27,11 @@ static const cli_operand operands[] = {
 
 #define N_DTYPES 32
 
+/* What is stored in one way. */
+typedef struct scheme_sum {
+    int64_t n_modules, params, bytes;
+} scheme_sum;
+
 typedef struct overview {
     json_t *config;        /* NULL without config.json */
     json_t *quant;         /* borrowed: quantization_config, or NULL */
@@ -34,7 +39,8 @@ typedef struct overview {
     int64_t n_files;
     int64_t count_of[N_DTYPES], bytes_of[N_DTYPES]; /* by lutra_dtype */
     bool ours;                                      /* compressed by lutra */
-    int64_t bits, group_size;                       /* of our format */
+    scheme_sum *schemes;                            /* as config.json lists them */
+    size_t n_schemes;
     int64_t n_modules, quantized_params, quantized_bytes;
 } overview;
 
@@ -44,22 +50,28 @@ static int64_t elements(const lutra_tensor *t)
     return each ? (int64_t)(t->bytes / each) : 0;
 }
 
-/* Which part of a quantized module a tensor is: 'c'odes, 's'cales, 'z'eros, or 0. */
-static char part_of_module(const overview *v, const char *name)
+/* The scheme of the module that the tensor NAME belongs to, or NULL; *codes: it holds its codes. */
+static json_t *scheme_of_tensor(const overview *v, const char *name, size_t *index, bool *codes)
 {
-    static const char *const suffixes[] = {".codes", ".scales", ".zeros"};
-    for (size_t i = 0; v->ours && i < sizeof suffixes / sizeof *suffixes; i++) {
-        const size_t n = strlen(name), m = strlen(suffixes[i]);
-        if (n > m && strcmp(name + n - m, suffixes[i]) == 0)
-            return suffixes[i][1];
-    }
-    return 0;
+    char module[1024];
+    const char *dot = strrchr(name, '.');
+    if (!v->ours || !dot || (size_t)(dot - name) >= sizeof module)
+        return NULL;
+    snprintf(module, sizeof module, "%.*s", (int)(dot - name), name);
+    const json_t *number = json_object_get(json_object_get(v->quant, "modules"), module);
+    json_t *schemes = json_object_get(v->quant, "schemes");
+    *codes = strcmp(dot, ".codes") == 0;
+    *index = (size_t)json_integer_value(number);
+    /* a bias is the model's own */
+    return json_is_integer(number) && strcmp(dot, ".bias") != 0 ? json_array_get(schemes, *index)
+                                                                : NULL;
 }
 
 /* Weights behind the codes [N, row bytes]; a row's last byte may hold up to 7 bits of filling. */
-static int64_t weights_of_codes(const overview *v, const lutra_tensor *t)
+static int64_t weights_of_codes(const json_t *scheme, const lutra_tensor *t)
 {
-    return v->bits > 0 && t->rank == 2 ? t->shape[0] * (t->shape[1] * 8 / v->bits) : 0;
+    const int64_t bits = json_integer_value(json_object_get(scheme, "bits"));
+    return bits > 0 && t->rank == 2 ? t->shape[0] * (t->shape[1] * 8 / bits) : 0;
 }
 
 static void read_config(const lutra_checkpoint *c, overview *v)
@@ -70,10 +82,10 @@ static void read_config(const lutra_checkpoint *c, overview *v)
     v->quant = json_object_get(v->config, "quantization_config");
     const char *method = json_string_value(json_object_get(v->quant, "quant_method"));
     v->ours = method && strcmp(method, "lutra") == 0;
-    if (v->ours) {
-        v->bits = json_integer_value(json_object_get(v->quant, "bits"));
-        v->group_size = json_integer_value(json_object_get(v->quant, "group_size"));
-    }
+    v->n_schemes = v->ours ? json_array_size(json_object_get(v->quant, "schemes")) : 0;
+    v->schemes = lu_calloc(v->n_schemes, sizeof *v->schemes);
+    if (!v->schemes)
+        v->n_schemes = 0;
 }
 
 static void look(const lutra_checkpoint *c, overview *v)
@@ -82,20 +94,28 @@ static void look(const lutra_checkpoint *c, overview *v)
     for (int64_t i = 0; i < lutra_checkpoint_count(c); i++) {
         lutra_tensor t;
         lutra_checkpoint_tensor(c, i, &t);
-        const char part = part_of_module(v, lutra_checkpoint_name(c, i));
+        size_t index = 0;
+        bool codes = false;
+        const json_t *scheme = scheme_of_tensor(v, lutra_checkpoint_name(c, i), &index, &codes);
         v->bytes += (int64_t)t.bytes;
         if ((unsigned)t.dtype < N_DTYPES) {
             v->count_of[t.dtype]++;
             v->bytes_of[t.dtype] += (int64_t)t.bytes;
         }
-        if (part)
-            v->quantized_bytes += (int64_t)t.bytes;
-        if (part == 'c') {
-            v->n_modules++;
-            v->quantized_params += weights_of_codes(v, &t);
-        } else if (!part) {
+        if (!scheme || index >= v->n_schemes) {
             v->params += elements(&t);
+            continue;
         }
+        v->schemes[index].bytes += (int64_t)t.bytes;
+        if (codes) {
+            v->schemes[index].n_modules++;
+            v->schemes[index].params += weights_of_codes(scheme, &t);
+        }
+    }
+    for (size_t i = 0; i < v->n_schemes; i++) {
+        v->n_modules += v->schemes[i].n_modules;
+        v->quantized_params += v->schemes[i].params;
+        v->quantized_bytes += v->schemes[i].bytes;
     }
     v->params += v->quantized_params;
 }
@@ -143,6 +163,19 @@ static void print_config_line(const overview *v, const char *label, const char *
         out_printf("%-17s%lld\n", label, (long long)json_integer_value(value));
 }
 
+/* "int8:channel:f16, outlier columns, activations int8:token" */
+static const char *scheme_text(const json_t *scheme, char *buf, size_t size)
+{
+    const char *spec = json_string_value(json_object_get(scheme, "format"));
+    const char *act = json_string_value(json_object_get(scheme, "activations"));
+    char name[128], rounded[64];
+    snprintf(buf, size, "%s%s%s%s%s", out_name(spec ? spec : "?", name, sizeof name),
+             json_is_true(json_object_get(scheme, "g_idx")) ? ", groups in any order" : "",
+             json_is_true(json_object_get(scheme, "outlier_columns")) ? ", outlier columns" : "",
+             act ? ", activations " : "", act ? out_name(act, rounded, sizeof rounded) : "");
+    return buf;
+}
+
 static void print_quantization(const overview *v)
 {
     const char *method = json_string_value(json_object_get(v->quant, "quant_method"));
@@ -153,12 +186,16 @@ static void print_quantization(const overview *v)
                                                       : "of an unknown kind");
         return;
     }
-    const char *spec = json_string_value(json_object_get(v->quant, "format"));
-    char size[32];
-    out_printf("quantization     %s, %lld modules, %.1f M weights in %s\n",
-               out_name(spec ? spec : "?", shown, sizeof shown),
-               (long long)v->n_modules, (double)v->quantized_params * 1e-6,
-               human_bytes((double)v->quantized_bytes, size, sizeof size));
+    for (size_t i = 0; i < v->n_schemes; i++) {
+        char size[32];
+        const scheme_sum *s = &v->schemes[i];
+        const json_t *scheme = json_array_get(json_object_get(v->quant, "schemes"), i);
+        out_printf("%-17s%s, %lld modules, %.1f M weights in %s, %.3f bits each\n",
+                   i ? "" : "quantization", scheme_text(scheme, shown, sizeof shown),
+                   (long long)s->n_modules, (double)s->params * 1e-6,
+                   human_bytes((double)s->bytes, size, sizeof size),
+                   bits_per_weight(s->bytes, s->params));
+    }
     out_printf("bits per weight  %.3f in them, %.3f over all\n",
                bits_per_weight(v->quantized_bytes, v->quantized_params),
                bits_per_weight(v->bytes, v->params));
@@ -181,9 +218,14 @@ static void print_tensors(const lutra_checkpoint *c, const overview *v)
                    lutra_dtype_name(t.dtype), shape_text(&t, shape, sizeof shape),
                    human_bytes((double)t.bytes, size, sizeof size),
                    out_name(lutra_checkpoint_file(c, i), file, sizeof file));
-        if (part_of_module(v, name) == 'c' && t.rank == 2)
-            out_printf("  (%lld bits, %lld x %lld)", (long long)v->bits, (long long)t.shape[0],
-                       (long long)(t.shape[0] ? weights_of_codes(v, &t) / t.shape[0] : 0));
+        size_t index;
+        bool codes = false;
+        const json_t *scheme = scheme_of_tensor(v, name, &index, &codes);
+        if (scheme && codes && t.rank == 2)
+            out_printf("  (%lld bits, %lld x %lld)",
+                       (long long)json_integer_value(json_object_get(scheme, "bits")),
+                       (long long)t.shape[0],
+                       (long long)(t.shape[0] ? weights_of_codes(scheme, &t) / t.shape[0] : 0));
         out_printf("\n");
     }
 }
@@ -219,6 +261,22 @@ static void print_text(const lutra_checkpoint *c, const overview *v, const setti
 }
 
 /* --- for machines --------------------------------------------------------------------------- */
+
+static json_t *schemes_json(const overview *v)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < v->n_schemes; i++) {
+        const scheme_sum *s = &v->schemes[i];
+        const json_t *scheme = json_array_get(json_object_get(v->quant, "schemes"), i);
+        char shown[256];
+        json_array_append_new(list,
+                              json_pack("{s:s, s:I, s:I, s:I}", "scheme",
+                                        scheme_text(scheme, shown, sizeof shown), "modules",
+                                        (json_int_t)s->n_modules, "parameters",
+                                        (json_int_t)s->params, "bytes", (json_int_t)s->bytes));
+    }
+    return list;
+}
 
 static json_t *tensors_json(const lutra_checkpoint *c)
 {
@@ -262,6 +320,7 @@ static void print_json(const lutra_checkpoint *c, const overview *v, const setti
     json_object_set_new(o, "quantized_bits_per_weight",
                         v->ours ? out_real(bits_per_weight(v->quantized_bytes, v->quantized_params))
                                 : json_null());
+    json_object_set_new(o, "schemes", schemes_json(v));
     json_object_set(o, "config", v->config ? v->config : json_null());
     if (s->tensors)
         json_object_set_new(o, "tensors", tensors_json(c));
@@ -286,6 +345,7 @@ static int run(cli_call *call)
         else
             print_text(c, &v, s);
         json_decref(v.config);
+        lu_free(v.schemes);
     }
     lutra_checkpoint_close(c);
     lutra_close(ctx);

@@ -5,8 +5,9 @@
 
        w[n,k] = scale[n, k / group_size] * (T[q[n,k]] - zero[n, k / group_size])
 
-   A spec names a format: CODEBOOK[:gSIZE|:channel][:sym|:asym][:f16|:bf16|:f32], for example
-   "nf4:g64", "int3:g128:asym", "int8:channel:f32". */
+   A spec names a format: CODEBOOK[:gSIZE|:channel][:rowsN][:sym|:asym][:f16|:bf16|:f32], for
+   example "nf4:g64", "int3:g128:asym", "int8:channel:f32". The codebooks kmB are learned: each
+   matrix, or with rowsN each block of N of its rows, has a table of its own ("km3:g128:rows64"). */
 #ifndef LUTRA_FORMAT_H
 #define LUTRA_FORMAT_H
 
@@ -32,6 +33,8 @@ typedef struct lutra_format {
     bool zero_point;         /* asymmetric: a zero point per group, in units of table values */
     lutra_dtype scale_dtype; /* F16, BF16 or F32 */
     float absmax_ref;        /* symmetric: scale = absmax / absmax_ref */
+    bool learned;            /* tables belong to the matrices; `table` is where learning starts */
+    int64_t table_rows;      /* learned: rows that share a table, a multiple of 64; 0 = all */
     float table[1 << LUTRA_MAX_BITS]; /* T, 2^bits values used; ascending for built-ins */
 } lutra_format;
 

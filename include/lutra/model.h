@@ -35,13 +35,13 @@ LUTRA_API void lutra_model_close(lutra_model *m);
 typedef struct lutra_model_info {
     char architecture[64]; /* "LlamaForCausalLM" */
     int64_t n_layers, hidden_size, intermediate_size, n_heads, n_kv_heads, head_dim, vocab_size;
-    int64_t max_context;   /* tokens */
+    int64_t max_context; /* tokens */
     int64_t n_params;
-    int64_t weight_bytes;  /* bytes read per decoded token at most: packed weights */
-    int32_t bos_id;        /* -1 if none */
+    int64_t weight_bytes; /* bytes read per decoded token at most: packed weights */
+    int32_t bos_id;       /* -1 if none */
     int n_eos;
     int32_t eos_id[8];
-    char format[64];       /* spec of the quantized weights, or "" */
+    char format[64]; /* spec of the quantized weights, or "": "nf4:g64:f16 and 2 more" */
 } lutra_model_info;
 
 LUTRA_API void lutra_model_get_info(const lutra_model *m, lutra_model_info *out);
@@ -55,7 +55,8 @@ LUTRA_API lutra_status lutra_checkpoint_open(lutra_ctx *ctx, const char *path,
                                              lutra_checkpoint **out, lutra_err *err);
 LUTRA_API void lutra_checkpoint_close(lutra_checkpoint *c);
 LUTRA_API int64_t lutra_checkpoint_count(const lutra_checkpoint *c);
-/* Name, file name and view of tensor i in [0, count), sorted by name. The data is mapped, not read. */
+/* Name, file name and view of tensor i in [0, count), sorted by name. The data is mapped, not read.
+ */
 LUTRA_API const char *lutra_checkpoint_name(const lutra_checkpoint *c, int64_t i);
 LUTRA_API const char *lutra_checkpoint_file(const lutra_checkpoint *c, int64_t i);
 LUTRA_API void lutra_checkpoint_tensor(const lutra_checkpoint *c, int64_t i, lutra_tensor *out);

@@ -42,6 +42,12 @@ LUTRA_API lutra_status lutra_linear_multiply(lutra_ctx *ctx, const lutra_linear 
                                              const float *x, float *y, lutra_err *err);
 LUTRA_API void lutra_linear_close(lutra_linear *lin);
 
+/* A format for the modules whose name matches a pattern. */
+typedef struct lutra_format_rule {
+    const char *pattern; /* glob: * ? */
+    lutra_format format;
+} lutra_format_rule;
+
 /* Settings for compressing a checkpoint. Fill with lutra_quantize_options_init. */
 typedef struct lutra_quantize_options {
     size_t size;
@@ -56,6 +62,8 @@ typedef struct lutra_quantize_options {
     const lutra_recipe *recipe; /* methods for the decoder blocks, block by block; NULL: rounding to
                                    nearest, tensor by tensor */
     const lutra_calibration *calibration; /* data for the recipe; NULL where it needs none */
+    const lutra_format_rule *rules; /* formats other than `format`; the last that matches counts */
+    int n_rules;
 } lutra_quantize_options;
 
 /* How well one module was kept. */

@@ -545,6 +545,12 @@ static unsigned gptq_needs(const void *set)
 
 static bool gptq_sequential(const void *set) { return ((const settings *)set)->sequential; }
 
+static void gptq_scheme(const void *p, lu_scheme *scheme)
+{
+    const settings *s = p;
+    scheme->column_groups = s->act_order && !s->static_groups && scheme->format.group_size > 0;
+}
+
 const lu_pass lu_pass_gptq = {
     .method = {.name = "gptq",
                .summary = "rounds column by column, each column making up for the errors before it",
@@ -555,5 +561,6 @@ const lu_pass lu_pass_gptq = {
     .settings_size = sizeof(settings),
     .needs = gptq_needs,
     .sequential = gptq_sequential,
+    .scheme = gptq_scheme,
     .site = gptq_site,
 };

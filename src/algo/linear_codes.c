@@ -7,6 +7,7 @@
 #include "algo/pass.h"
 #include "algo/rtn.h"
 #include "base/mem.h"
+#include "tensor/convert.h"
 
 #define CHUNK_WEIGHTS (64 * 1024) /* weights a thread takes at a time */
 #define MAX_GRAIN 256
@@ -23,6 +24,9 @@ void lu_linear_free_codes(lu_site_linear *l)
     lu_free(l->codes.scales);
     lu_free(l->codes.zeros);
     lu_free(l->codes.group_of);
+    lu_free(l->codes.tables);
+    lu_free(l->codes.outlier_columns);
+    lu_free(l->codes.outlier_weights);
     l->codes = (lu_codes){.codes = NULL};
 }
 
@@ -40,7 +44,11 @@ lutra_status lu_linear_open_codes(lu_site_linear *l, lutra_err *err)
     l->codes.codes = lu_calloc(n, lutra_format_row_bytes(f, l->k));
     l->codes.scales = lu_calloc(count, lutra_dtype_bytes(f->scale_dtype));
     l->codes.zeros = f->zero_point ? lu_calloc(count, 1) : NULL;
-    if (l->codes.codes && l->codes.scales && (!f->zero_point || l->codes.zeros))
+    l->codes.tables = f->learned ? lu_calloc((size_t)lu_format_tables(f, l->n) << f->bits,
+                                             sizeof *l->codes.tables)
+                                 : NULL;
+    if (l->codes.codes && l->codes.scales && (!f->zero_point || l->codes.zeros) &&
+        (!f->learned || l->codes.tables))
         return LUTRA_OK;
     lu_linear_free_codes(l);
     return lu_fail_nomem(err, n * lutra_format_row_bytes(f, l->k));
@@ -195,6 +203,23 @@ static void decode_rows(void *arg, int64_t begin, int64_t end, int worker)
     }
 }
 
+void *lu_linear_codes_part(lu_site_linear *l, lu_tensor_kind kind)
+{
+    lu_codes *c = &l->codes;
+    void *const parts[LU_N_TENSOR_KINDS] = {
+        [LU_TENSOR_CODES] = c->codes,
+        [LU_TENSOR_SCALES] = c->scales,
+        [LU_TENSOR_ZEROS] = c->zeros,
+        [LU_TENSOR_TABLE] = c->tables,
+        [LU_TENSOR_GROUPS] = c->group_of,
+        [LU_TENSOR_OUTLIER_COLUMNS] = c->outlier_columns,
+        [LU_TENSOR_OUTLIER_WEIGHTS] = c->outlier_weights,
+        [LU_TENSOR_INPUT_SCALE] = &c->input_scale,
+        [LU_TENSOR_INPUT_ZERO] = &c->input_zero,
+    };
+    return parts[kind];
+}
+
 void lu_linear_decode_row(const lu_site_linear *l, int64_t row, float *out)
 {
     const lutra_format *f = &l->format;
@@ -203,15 +228,16 @@ void lu_linear_decode_row(const lu_site_linear *l, int64_t row, float *out)
     const uint8_t *scales =
         (const uint8_t *)l->codes.scales + r * groups * lutra_dtype_bytes(f->scale_dtype);
     const uint8_t *zeros = l->codes.zeros ? l->codes.zeros + r * groups : NULL;
-    if (!l->codes.group_of) {
-        lu_decode_row(f, codes, scales, zeros, l->k, out);
-        return;
-    }
+    const int64_t block = f->table_rows ? row / f->table_rows : 0, size = l->k / (int64_t)groups;
+    const float *table = l->codes.tables ? l->codes.tables + (block << f->bits) : f->table;
     for (int64_t c = 0; c < l->k; c++) {
-        const int32_t g = l->codes.group_of[c];
+        const int64_t g = l->codes.group_of ? l->codes.group_of[c] : c / size;
         out[c] = lu_scale_get(f->scale_dtype, scales, g) *
-                 (f->table[lu_code_at(codes, c, f->bits)] - (zeros ? f->table[zeros[g]] : 0));
+                 (table[lu_code_at(codes, c, f->bits)] - (zeros ? table[zeros[g]] : 0));
     }
+    for (int64_t i = 0; i < l->codes.n_outliers; i++)
+        out[l->codes.outlier_columns[i]] =
+            lu_f16_to_f32(l->codes.outlier_weights[row * l->codes.n_outliers + i]);
 }
 
 lutra_status lu_linear_close_codes(lu_block *b, lu_site_linear *l, lutra_err *err)

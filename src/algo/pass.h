@@ -24,6 +24,7 @@
 #define LU_ALGO_PASS_H
 
 #include "base/context.h"
+#include "fmt/scheme.h"
 #include "kern/table.h"
 #include "la/dense.h"
 #include "lutra/method.h"
@@ -61,6 +62,12 @@ typedef struct lu_codes {
     uint8_t *zeros;    /* [n][groups] codes of zero points; NULL when symmetric */
     int32_t *group_of; /* [k] group of each column, where groups are not runs of columns (act-order
                           without static groups); else NULL */
+    float *tables;     /* [lu_format_tables][2^bits] where format.learned; format.table is unused */
+    int64_t n_outliers; /* columns kept in fp16, whose codes are not used */
+    int32_t *outlier_columns;  /* [n_outliers] ascending */
+    uint16_t *outlier_weights; /* [n][n_outliers] fp16 */
+    float input_scale; /* of inputs rounded per tensor; 0: none */
+    uint8_t input_zero;
 } lu_codes;
 
 typedef struct lu_site_linear {
@@ -162,6 +169,11 @@ typedef struct lu_pass {
     /* LU_STAT bits, which may follow from the settings */
     unsigned (*needs)(const void *settings);
     bool (*sequential)(const void *settings); /* NULL: false */
+    /* A rounding pass that stores more than codes, scales and zero points says so before any work:
+       it sets column_groups, outlier_columns or act of s (fmt/scheme.h), from its settings alone.
+       outliers: exactly how many columns of k it will keep apart. Each NULL: none */
+    void (*scheme)(const void *settings, lu_scheme *s);
+    int64_t (*outliers)(const void *settings, int64_t k);
     /* E_ARG for settings or a format that do not go together, before any work. NULL: all do */
     lutra_status (*check)(const void *settings, const lutra_format *f, lutra_err *err);
     /* for each seam with a wanted linear among its readers; transforms */
@@ -187,10 +199,12 @@ void lu_param_set(const lutra_param *p, void *settings, double value);
    are dropped. E_ARG if a scale is not finite and positive, or the seam refuses. */
 lutra_status lu_seam_apply(lu_block *b, lu_seam *seam, const float *s, lutra_err *err);
 
-/* linear_codes.c. Allocates codes for l->format; frees what was there. */
+/* linear_codes.c. Allocates codes for l->format (and tables, where learned); frees what was there. */
 lutra_status lu_linear_open_codes(lu_site_linear *l, lutra_err *err);
 /* Sets signal and noise and replaces w by the decoded values. */
 lutra_status lu_linear_close_codes(lu_block *b, lu_site_linear *l, lutra_err *err);
+/* The part of the codes that is stored as the tensor of this kind (fmt/scheme.h), or NULL. */
+void *lu_linear_codes_part(lu_site_linear *l, lu_tensor_kind kind);
 /* One row of the decoded values, [k]. */
 void lu_linear_decode_row(const lu_site_linear *l, int64_t row, float *out);
 void lu_linear_free_codes(lu_site_linear *l);

@@ -66,10 +66,10 @@ static int64_t find_weight(const lu_output *o, const char *module)
     return lu_output_find(o, name);
 }
 
-bool lu_output_encodes(const lu_output *o, const char *module)
+const lu_scheme *lu_output_scheme(const lu_output *o, const char *module)
 {
     const int64_t i = find_weight(o, module);
-    return i >= 0 && o->plan->tensors[i].encode;
+    return i >= 0 ? o->plan->tensors[i].scheme : NULL;
 }
 
 lutra_status lu_output_open(const lu_plan *plan, const char *folder, lu_journal *journal,
@@ -197,7 +197,7 @@ static lutra_status dense(lu_output *o, const lu_plan_tensor *t, float *values, 
     const int64_t most = (int64_t)(sizeof buffer / size);
     for (int64_t i = 0; i < n; i += most) {
         const int64_t m = n - i < most ? n - i : most;
-        const uint64_t at = t->at + (uint64_t)i * size;
+        const uint64_t at = t->at[0] + (uint64_t)i * size;
         if (action == READ)
             LU_TRY(get(o, t->shard, buffer, (size_t)m * size, at, err));
         else if (!lu_from_f32(type, values + i, m, buffer))
@@ -220,7 +220,7 @@ static lutra_status each_dense(lu_output *o, lu_view *v, dense_action action, lu
     for (int i = 0; i < v->n_linears; i++) {
         lu_site_linear *l = &v->linears[i].face;
         const lu_plan_tensor *t = &o->plan->tensors[find_weight(o, l->name)];
-        if (!t->encode)
+        if (!t->scheme)
             LU_TRY(dense(o, t, l->w, l->n * l->k, action, err));
     }
     for (int i = 0; i < v->n_vectors; i++)
@@ -237,36 +237,75 @@ lutra_status lu_output_settle(const lu_output *o, lu_view *v, lutra_err *err)
 /* ---- codes ------------------------------------------------------------------------------------
  */
 
-static lutra_status put_codes(lu_output *o, const lu_plan_tensor *t, const lu_site_linear *l,
+/* The tensors of the linear as the plan has laid them out; returns how many. */
+static int list_parts(const lu_plan_tensor *t, const lu_site_linear *l,
+                      lu_tensor_info out[LU_N_TENSOR_KINDS])
+{
+    return lu_scheme_tensors(t->scheme, l->n, l->k, t->n_outliers, out);
+}
+
+static size_t part_bytes(const lu_tensor_info *t)
+{
+    size_t bytes = lutra_dtype_bytes(t->dtype);
+    for (int i = 0; i < t->rank; i++)
+        bytes *= (size_t)t->shape[i];
+    return bytes;
+}
+
+static lutra_status put_codes(lu_output *o, const lu_plan_tensor *t, lu_site_linear *l,
                               lutra_err *err)
 {
-    const lutra_format *f = &l->format;
-    const size_t n = (size_t)l->n, count = n * (size_t)lutra_format_groups(f, l->k);
-    if (!l->codes.codes)
+    lu_tensor_info parts[LU_N_TENSOR_KINDS];
+    const int n = list_parts(t, l, parts);
+    lu_codes *c = &l->codes;
+    if (!c->codes)
         return lu_fail(err, LUTRA_E_INTERNAL, "%s: no pass of the recipe has rounded it", l->name);
-    if (l->codes.group_of)
-        return lu_fail(err, LUTRA_E_UNSUPPORTED,
-                       "%s: its groups are not runs of columns, which checkpoints cannot hold: use "
-                       "static_groups",
+    if ((c->group_of && !t->scheme->column_groups) || c->n_outliers != t->n_outliers)
+        return lu_fail(err, LUTRA_E_INTERNAL,
+                       "%s: its pass made column groups or outliers that it did not announce",
                        l->name);
-    LU_TRY(put(o, t->shard, l->codes.codes, n * lutra_format_row_bytes(f, l->k), t->at, err));
-    LU_TRY(put(o, t->shard, l->codes.scales, count * lutra_dtype_bytes(f->scale_dtype),
-               t->scales_at, err));
-    return l->codes.zeros ? put(o, t->shard, l->codes.zeros, count, t->zeros_at, err) : LUTRA_OK;
+    if (t->scheme->column_groups && !c->group_of) { /* rounded to nearest: groups are runs */
+        c->group_of = lu_array((size_t)l->k, sizeof *c->group_of);
+        if (!c->group_of)
+            return lu_fail_nomem(err, (size_t)l->k * sizeof *c->group_of);
+        for (int64_t k = 0; k < l->k; k++)
+            c->group_of[k] = (int32_t)(k / l->format.group_size);
+    }
+    for (int i = 0; i < n; i++) {
+        const void *data = lu_linear_codes_part(l, parts[i].kind);
+        if (!data && part_bytes(&parts[i]))
+            return lu_fail(err, LUTRA_E_INTERNAL, "%s: its pass made no %s", l->name,
+                           lu_tensor_suffix(parts[i].kind));
+        LU_TRY(put(o, t->shard, data, part_bytes(&parts[i]), t->at[parts[i].kind], err));
+    }
+    return LUTRA_OK;
+}
+
+static lutra_status open_extras(const lu_plan_tensor *t, lu_site_linear *l, lutra_err *err)
+{
+    lu_codes *c = &l->codes;
+    const size_t n = (size_t)t->n_outliers;
+    c->n_outliers = t->n_outliers;
+    c->group_of = t->scheme->column_groups ? lu_array((size_t)l->k, sizeof *c->group_of) : NULL;
+    c->outlier_columns = n ? lu_array(n, sizeof *c->outlier_columns) : NULL;
+    c->outlier_weights = n ? lu_array((size_t)l->n, n * sizeof *c->outlier_weights) : NULL;
+    return (c->group_of || !t->scheme->column_groups) &&
+                   (!n || (c->outlier_columns && c->outlier_weights))
+               ? LUTRA_OK
+               : lu_fail_nomem(err, (size_t)l->n * n * sizeof *c->outlier_weights);
 }
 
 static lutra_status get_codes(lu_output *o, const lu_plan_tensor *t, lu_site_linear *l,
                               lutra_err *err)
 {
-    l->format = o->plan->format;
-    const lutra_format *f = &l->format;
-    const size_t n = (size_t)l->n, count = n * (size_t)lutra_format_groups(f, l->k);
+    lu_tensor_info parts[LU_N_TENSOR_KINDS];
+    const int n = list_parts(t, l, parts);
+    l->format = t->scheme->format;
     LU_TRY(lu_linear_open_codes(l, err));
-    LU_TRY(get(o, t->shard, l->codes.codes, n * lutra_format_row_bytes(f, l->k), t->at, err));
-    LU_TRY(get(o, t->shard, l->codes.scales, count * lutra_dtype_bytes(f->scale_dtype),
-               t->scales_at, err));
-    if (l->codes.zeros)
-        LU_TRY(get(o, t->shard, l->codes.zeros, count, t->zeros_at, err));
+    LU_TRY(open_extras(t, l, err));
+    for (int i = 0; i < n; i++)
+        LU_TRY(get(o, t->shard, lu_linear_codes_part(l, parts[i].kind), part_bytes(&parts[i]),
+                   t->at[parts[i].kind], err));
     for (int64_t r = 0; r < l->n; r++)
         lu_linear_decode_row(l, r, l->w + r * l->k);
     return LUTRA_OK;
@@ -281,8 +320,8 @@ lutra_status lu_output_write(lu_output *o, const lu_view *v, const double *error
     lutra_status status = list ? list_tensors(o, v, list, &n, err)
                                : lu_fail_nomem(err, (size_t)v->n_linears * sizeof *list);
     for (int i = 0; status == LUTRA_OK && i < v->n_linears; i++)
-        if (o->plan->tensors[list[i]].encode)
-            status = put_codes(o, &o->plan->tensors[list[i]], &v->linears[i].face, err);
+        if (o->plan->tensors[list[i]].scheme)
+            status = put_codes(o, &o->plan->tensors[list[i]], (lu_site_linear *)&v->linears[i].face, err);
     if (status == LUTRA_OK)
         status = each_dense(o, (lu_view *)v, WRITE, err);
     if (status == LUTRA_OK)
@@ -290,7 +329,7 @@ lutra_status lu_output_write(lu_output *o, const lu_view *v, const double *error
     for (int64_t i = 0; status == LUTRA_OK && i < n; i++) {
         lu_journal_entry *e = &o->entries[list[i]];
         *e = (lu_journal_entry){.done = true, .error = NAN};
-        if (i < v->n_linears && o->plan->tensors[list[i]].encode) {
+        if (i < v->n_linears && o->plan->tensors[list[i]].scheme) {
             e->signal = v->linears[i].face.signal;
             e->noise = v->linears[i].face.noise;
             e->error = errors[i];
@@ -307,7 +346,7 @@ lutra_status lu_output_read(lu_output *o, lu_view *v, lutra_err *err)
     for (int i = 0; i < v->n_linears; i++) {
         lu_site_linear *l = &v->linears[i].face;
         const lu_plan_tensor *t = &o->plan->tensors[find_weight(o, l->name)];
-        if (t->encode)
+        if (t->scheme)
             LU_TRY(get_codes(o, t, l, err));
     }
     return each_dense(o, v, READ, err);

@@ -24,8 +24,8 @@ void lu_output_close(lu_output *o);
 
 /* The plan's tensor of this name, or -1. */
 int64_t lu_output_find(const lu_output *o, const char *name);
-/* Whether the plan encodes the weight of this module. */
-bool lu_output_encodes(const lu_output *o, const char *module);
+/* How the plan encodes the weight of this module; NULL: not. */
+const lu_scheme *lu_output_scheme(const lu_output *o, const char *module);
 
 /* Whether all tensors of the layer are on disk. */
 bool lu_output_has(const lu_output *o, const lu_view *v);

@@ -48,7 +48,7 @@ static int choose(run *r, const lu_recipe_pass *rp)
         l->wanted =
             !l->kept && !l->codes.codes && lu_recipe_covers(rp, l->name, r->view.block.index);
         if (l->wanted && round) {
-            l->format = rp->has_format ? rp->format : r->p->plan->format;
+            l->format = lu_output_scheme(&r->output, l->name)->format;
             l->range = rp->has_range ? rp->range : r->p->range;
         }
         n += l->wanted;
@@ -250,8 +250,10 @@ static lutra_status compress_block(run *r, lutra_err *err)
     LU_TRY(lu_view_load(&r->view, err));
     for (int i = 0; i < r->view.n_linears; i++) {
         lu_view_linear *l = &r->view.linears[i];
-        l->face.kept = !lu_output_encodes(&r->output, l->name);
-        l->face.format = r->p->plan->format;
+        const lu_scheme *s = lu_output_scheme(&r->output, l->name);
+        l->face.kept = !s;
+        if (s)
+            l->face.format = s->format;
         l->face.range = r->p->range;
         r->errors[i] = NAN;
     }

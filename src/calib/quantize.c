@@ -35,9 +35,25 @@ void lutra_quantize_options_init(lutra_quantize_options *o)
 
 /* ---- checks --------------------------------------------------------------------------------- */
 
+static lutra_status check_format(const lutra_format *f, lutra_err *err)
+{
+    LU_TRY(lu_format_check(f, err));
+    if (f->learned)
+        return lu_fail(err, LUTRA_E_UNSUPPORTED,
+                       "format %s: its tables are learned, which rounding "
+                       "to nearest does not do",
+                       f->name);
+    return LUTRA_OK;
+}
+
 static lutra_status check_options(const lutra_quantize_options *o, lutra_err *err)
 {
-    LU_TRY(lu_format_check(&o->format, err));
+    LU_TRY(check_format(&o->format, err));
+    for (int i = 0; i < o->n_rules; i++) {
+        const lutra_status status = check_format(&o->rules[i].format, err);
+        if (status != LUTRA_OK)
+            return lu_fail_prefix(err, status, "format for '%s'", o->rules[i].pattern);
+    }
     if (o->range != LUTRA_RANGE_MINMAX && o->range != LUTRA_RANGE_MSE)
         return lu_fail(err, LUTRA_E_ARG, "range rule %d, expected minmax (0) or mse (1)",
                        (int)o->range);
@@ -100,21 +116,25 @@ static uint64_t hash_calibration(uint64_t h, const lutra_calibration *c)
 
 static uint64_t request_of(const lu_plan *p, const lutra_quantize_options *o)
 {
-    const lutra_format *f = &o->format;
     const char *in = lu_checkpoint_path(p->checkpoint);
-    char spec[64];
     uint64_t h = 0xcbf29ce484222325u;
-    lutra_format_spec(f, spec, sizeof spec);
-    h = hash(h, spec, strlen(spec) + 1);
-    h = hash(h, f->table, sizeof f->table[0] << f->bits);
-    h = hash(h, &f->absmax_ref, sizeof f->absmax_ref);
+    for (int i = 0; i < p->n_schemes; i++) {
+        const lutra_format *f = &p->schemes[i].format;
+        char spec[96];
+        lutra_format_spec(f, spec, sizeof spec);
+        h = hash(h, spec, strlen(spec) + 1);
+        h = hash(h, f->table, sizeof f->table[0] << f->bits);
+        h = hash(h, &f->absmax_ref, sizeof f->absmax_ref);
+    }
     const uint8_t range = (uint8_t)o->range;
     h = hash(h, &range, sizeof range);
     h = hash_file(h, in, "config.json");
     for (int64_t s = 0; s < p->n_shards; s++)
         h = hash_file(h, in, p->shards[s].name);
-    for (int64_t i = 0; i < p->n_tensors; i++) /* stands for the ignore list and the index */
-        h = hash(h, &p->tensors[i].encode, sizeof p->tensors[i].encode);
+    for (int64_t i = 0; i < p->n_tensors; i++) { /* stands for ignore list, rules and index */
+        const int64_t scheme = p->tensors[i].scheme ? p->tensors[i].scheme - p->schemes : -1;
+        h = hash(h, &scheme, sizeof scheme);
+    }
     for (int64_t s = 0; s < p->n_shards; s++)
         h = hash(h, p->shards[s].header, p->shards[s].header_bytes);
     if (o->recipe)
@@ -133,8 +153,10 @@ static void fill_report(const lu_plan *p, lutra_quantize_report *r)
     r->bytes_out = p->bytes_out;
     r->params_quantized = p->params_encoded;
     if (p->params_encoded > 0) {
-        const double table = (double)(sizeof p->format.table[0] << p->format.bits);
-        r->bits_per_weight = 8 * ((double)p->bytes_encoded + table) / (double)p->params_encoded;
+        double tables = 0; /* those that config.json holds */
+        for (int i = 0; i < p->n_schemes; i++)
+            tables += (double)(sizeof(float) << p->schemes[i].format.bits);
+        r->bits_per_weight = 8 * ((double)p->bytes_encoded + tables) / (double)p->params_encoded;
     }
 }
 
@@ -166,7 +188,7 @@ static lutra_status list_errors(const lu_plan *p, const lu_journal_entry *entrie
     if (!r->modules)
         return lu_fail_nomem(err, (size_t)p->n_encoded * sizeof *r->modules);
     for (int64_t i = 0; i < p->n_tensors; i++) {
-        if (!p->tensors[i].encode)
+        if (!p->tensors[i].scheme)
             continue;
         const lu_journal_entry *e = &entries[i];
         lutra_module_error *m = &r->modules[r->n_modules];

@@ -54,83 +54,111 @@ static bool is_linear(const lu_st_entry *e)
            n < MAX_NAME && strcmp(e->name + n - suffix, SUFFIX) == 0;
 }
 
-static bool chosen(lu_plan *p, const lu_plan_tensor *t, const lutra_quantize_options *o)
+static const lu_scheme *find_or_add_scheme(lu_plan *p, const lu_scheme *s)
+{
+    int i = 0;
+    while (i < p->n_schemes && !lu_scheme_equal(&p->schemes[i], s))
+        i++;
+    if (i == p->n_schemes)
+        p->schemes[p->n_schemes++] = *s;
+    return &p->schemes[i];
+}
+
+/* Decides how a tensor is stored. Its format is that of the last rule that matches, else of the
+   pass that rounds it, else the general one. */
+static void choose(lu_plan *p, lu_plan_tensor *t, const lutra_quantize_options *o)
 {
     char module[MAX_NAME];
     if (!is_linear(t->in))
-        return false;
+        return;
     lu_plan_module(t, module, sizeof module);
     for (int i = 0; i < o->n_ignore; i++)
         if (lu_glob_match(o->ignore[i], module))
-            return false;
+            return;
     if (lu_glob_match(ROUTER, module)) {
         p->n_routers++;
-        return false;
+        return;
     }
     /* in the blocks the recipe decides */
     const int64_t layer = o->recipe ? lu_module_layer(module) : -1;
-    return layer < 0 || lu_recipe_rounds(o->recipe, module, layer);
+    const lu_recipe_pass *rp = layer >= 0 ? lu_recipe_rounds(o->recipe, module, layer) : NULL;
+    if (layer >= 0 && !rp)
+        return;
+    lu_scheme s = {.format = rp && rp->has_format ? rp->format : o->format};
+    for (int i = 0; i < o->n_rules; i++)
+        if (lu_glob_match(o->rules[i].pattern, module))
+            s.format = o->rules[i].format;
+    if (rp && rp->pass->scheme)
+        rp->pass->scheme(rp->settings, &s);
+    if (s.outlier_columns)
+        t->n_outliers = rp->pass->outliers(rp->settings, t->in->view.shape[1]);
+    t->scheme = find_or_add_scheme(p, &s);
+}
+
+/* No more than this many schemes come out of choose(). */
+static size_t most_schemes(const lutra_quantize_options *o)
+{
+    const size_t passes = o->recipe ? (size_t)o->recipe->n_passes : 0;
+    return ((size_t)o->n_rules + 1 + passes) * (passes + 1);
 }
 
 /* ---- layout --------------------------------------------------------------------------------- */
 
-/* A part of the output of one input tensor: codes, scales or zero points. */
-static lutra_status add_part(lu_plan *p, const char *module, const char *part, lutra_dtype dtype,
-                             const int64_t shape[2], lu_st_entry *e, lutra_err *err)
+/* One tensor of the output of one input tensor. */
+static lutra_status add_part(lu_plan *p, const char *module, const lu_tensor_info *info,
+                             lu_st_entry *e, lutra_err *err)
 {
-    char name[MAX_NAME + 16];
-    snprintf(name, sizeof name, "%s%s", module, part);
+    char name[MAX_NAME + 32];
+    snprintf(name, sizeof name, "%s%s", module, lu_tensor_suffix(info->kind));
     if (lu_checkpoint_find(p->checkpoint, name))
         return lu_fail(err, LUTRA_E_FORMAT,
                        "tensor '%.200s' is in the input already: it looks quantized", name);
-    const size_t element = lutra_dtype_bytes(dtype);
-    size_t bytes;
-    if (!lu_mul_size((size_t)shape[0], (size_t)shape[1], &bytes) ||
-        !lu_mul_size(bytes, element, &bytes))
-        return lu_fail(err, LUTRA_E_LIMIT, "tensor '%.200s' would be too large", name);
-    char *copy = lu_strdup(name);
-    if (!copy)
+    size_t bytes = lutra_dtype_bytes(info->dtype);
+    e->view = (lutra_tensor){.dtype = info->dtype, .rank = info->rank};
+    for (int i = 0; i < info->rank; i++) {
+        e->view.shape[i] = info->shape[i];
+        if (!lu_mul_size(bytes, (size_t)info->shape[i], &bytes))
+            return lu_fail(err, LUTRA_E_LIMIT, "tensor '%.200s' would be too large", name);
+    }
+    e->view.bytes = bytes;
+    e->name = p->names[p->n_names] = lu_strdup(name);
+    if (!e->name)
         return lu_fail_nomem(err, strlen(name));
-    p->names[p->n_names++] = copy;
-    *e = (lu_st_entry){copy,
-                       {.dtype = dtype, .rank = 2, .shape = {shape[0], shape[1]}, .bytes = bytes}};
+    p->n_names++;
     return LUTRA_OK;
 }
 
-/* The output entries of one tensor at e[0..2]; *n says how many. */
-static lutra_status add_tensor(lu_plan *p, lu_plan_tensor *t, lu_st_entry *e, int64_t *n,
-                               lutra_err *err)
+/* The output entries of one tensor from e[0] on, and their kinds; *n says how many. */
+static lutra_status add_tensor(lu_plan *p, lu_plan_tensor *t, lu_st_entry *e, lu_tensor_kind *kinds,
+                               int64_t *n, lutra_err *err)
 {
     const lutra_tensor *v = &t->in->view;
-    if (!t->encode) {
+    if (!t->scheme) {
         char *copy = lu_strdup(t->in->name);
         if (!copy)
             return lu_fail_nomem(err, strlen(t->in->name));
         p->names[p->n_names++] = copy;
         e[0] = *t->in;
+        kinds[0] = (lu_tensor_kind)0;
         t->out_bytes = v->bytes;
         *n = 1;
         return LUTRA_OK;
     }
-    const lutra_format *f = &p->format;
     char module[MAX_NAME];
-    lu_plan_module(t, module, sizeof module);
-    const int64_t groups = lutra_format_groups(f, v->shape[1]);
-    const int64_t codes[2] = {v->shape[0], (int64_t)lutra_format_row_bytes(f, v->shape[1])};
-    const int64_t scales[2] = {v->shape[0], groups};
-    if (groups == 0)
+    lu_tensor_info tensors[LU_N_TENSOR_KINDS];
+    if (lutra_format_groups(&t->scheme->format, v->shape[1]) == 0)
         return lu_fail(
             err, LUTRA_E_ARG,
             "tensor '%.200s': group size %lld does not divide its %lld columns: choose another "
             "group size or 'channel', or ignore this module",
-            t->in->name, (long long)f->group_size, (long long)v->shape[1]);
-    LU_TRY(add_part(p, module, ".codes", LUTRA_U8, codes, &e[0], err));
-    LU_TRY(add_part(p, module, ".scales", f->scale_dtype, scales, &e[1], err));
-    if (f->zero_point)
-        LU_TRY(add_part(p, module, ".zeros", LUTRA_U8, scales, &e[2], err));
-    *n = f->zero_point ? 3 : 2;
-    for (int64_t i = 0; i < *n; i++)
+            t->in->name, (long long)t->scheme->format.group_size, (long long)v->shape[1]);
+    lu_plan_module(t, module, sizeof module);
+    *n = lu_scheme_tensors(t->scheme, v->shape[0], v->shape[1], t->n_outliers, tensors);
+    for (int64_t i = 0; i < *n; i++) {
+        LU_TRY(add_part(p, module, &tensors[i], &e[i], err));
+        kinds[i] = tensors[i].kind;
         t->out_bytes += e[i].view.bytes;
+    }
     p->n_encoded++;
     p->params_encoded += v->shape[0] * v->shape[1];
     p->bytes_encoded += (int64_t)t->out_bytes;
@@ -139,34 +167,36 @@ static lutra_status add_tensor(lu_plan *p, lu_plan_tensor *t, lu_st_entry *e, in
 
 static lutra_status lay_out(lu_plan *p, lu_plan_shard *s, int64_t shard, lutra_err *err)
 {
-    const size_t most = 3 * (size_t)s->count;
+    const size_t most = LU_N_TENSOR_KINDS * (size_t)s->count;
     lu_st_entry *entries = lu_array(most, sizeof *entries);
+    lu_tensor_kind *kinds = lu_array(most, sizeof *kinds);
+    int64_t *owners = lu_array(most, sizeof *owners); /* which of p->tensors */
     uint64_t *offsets = lu_array(most, sizeof *offsets);
-    lutra_status status =
-        entries && offsets ? LUTRA_OK : lu_fail_nomem(err, most * sizeof *entries);
+    lutra_status status = entries && kinds && owners && offsets
+                              ? LUTRA_OK
+                              : lu_fail_nomem(err, most * sizeof *entries);
     int64_t n = 0;
     const int64_t first_name = p->n_names;
     for (int64_t i = s->first; status == LUTRA_OK && i < s->first + s->count; i++) {
         int64_t parts = 0;
-        status = add_tensor(p, &p->tensors[i], entries + n, &parts, err);
-        n += parts;
+        status = add_tensor(p, &p->tensors[i], entries + n, kinds + n, &parts, err);
+        for (; status == LUTRA_OK && parts > 0; parts--)
+            owners[n++] = i;
     }
     if (status == LUTRA_OK)
         status =
             lu_st_layout(entries, n, &s->header, &s->header_bytes, offsets, &s->file_size, err);
-    for (int64_t i = s->first, part = 0; status == LUTRA_OK && i < s->first + s->count; i++) {
-        lu_plan_tensor *t = &p->tensors[i];
-        t->at = offsets[part++];
-        if (t->encode)
-            t->scales_at = offsets[part++];
-        if (t->encode && p->format.zero_point)
-            t->zeros_at = offsets[part++];
-        p->bytes_in += (int64_t)t->in->view.bytes;
-        p->bytes_out += (int64_t)t->out_bytes;
+    for (int64_t i = 0; status == LUTRA_OK && i < n; i++)
+        p->tensors[owners[i]].at[kinds[i]] = offsets[i];
+    for (int64_t i = s->first; status == LUTRA_OK && i < s->first + s->count; i++) {
+        p->bytes_in += (int64_t)p->tensors[i].in->view.bytes;
+        p->bytes_out += (int64_t)p->tensors[i].out_bytes;
     }
     for (int64_t i = first_name; i < p->n_names; i++)
         p->name_shards[i] = shard;
     lu_free(entries);
+    lu_free(kinds);
+    lu_free(owners);
     lu_free(offsets);
     return status;
 }
@@ -187,7 +217,7 @@ static void list_tensors(lu_plan *p, const lutra_quantize_options *o)
                 continue;
             lu_plan_tensor *t = &p->tensors[p->n_tensors++];
             *t = (lu_plan_tensor){.in = e, .shard = s};
-            t->encode = chosen(p, t, o);
+            choose(p, t, o);
         }
         shard->count = p->n_tensors - shard->first;
     }
@@ -198,15 +228,15 @@ lutra_status lu_plan_make(lutra_checkpoint *c, const lutra_quantize_options *o, 
 {
     const size_t count = (size_t)lutra_checkpoint_count(c);
     memset(out, 0, sizeof *out);
-    out->format = o->format;
     out->range = o->range;
     out->checkpoint = c;
     out->n_shards = lu_checkpoint_n_shards(c);
     out->tensors = lu_calloc(count, sizeof *out->tensors);
     out->shards = lu_calloc((size_t)out->n_shards, sizeof *out->shards);
-    out->names = lu_calloc(count, 3 * sizeof *out->names);
-    out->name_shards = lu_calloc(count, 3 * sizeof *out->name_shards);
-    if (!out->tensors || !out->shards || !out->names || !out->name_shards)
+    out->names = lu_calloc(count, LU_N_TENSOR_KINDS * sizeof *out->names);
+    out->name_shards = lu_calloc(count, LU_N_TENSOR_KINDS * sizeof *out->name_shards);
+    out->schemes = lu_calloc(most_schemes(o), sizeof *out->schemes);
+    if (!out->tensors || !out->shards || !out->names || !out->name_shards || !out->schemes)
         return lu_fail_nomem(err, count * sizeof *out->tensors);
     list_tensors(out, o);
     for (int64_t s = 0; s < out->n_shards; s++) {
@@ -227,5 +257,6 @@ void lu_plan_free(lu_plan *p)
     lu_free(p->name_shards);
     lu_free(p->shards);
     lu_free(p->tensors);
+    lu_free(p->schemes);
     memset(p, 0, sizeof *p);
 }

@@ -9,11 +9,11 @@
 /* One input tensor and its place in the output. */
 typedef struct lu_plan_tensor {
     const lu_st_entry *in;
-    int64_t shard; /* the output shard has the index of the input shard */
-    bool encode;   /* else copied */
-    uint64_t at;   /* file offset of the codes, or of the copy */
-    uint64_t scales_at, zeros_at;
-    uint64_t out_bytes; /* all of its parts */
+    int64_t shard;                  /* the output shard has the index of the input shard */
+    const lu_scheme *scheme;        /* how it is encoded; NULL: copied */
+    int64_t n_outliers;             /* columns kept apart, where the scheme has them */
+    uint64_t at[LU_N_TENSOR_KINDS]; /* file offset of each of its tensors; of a copy: at[0] */
+    uint64_t out_bytes;             /* all of them */
 } lu_plan_tensor;
 
 typedef struct lu_plan_shard {
@@ -25,7 +25,8 @@ typedef struct lu_plan_shard {
 } lu_plan_shard;
 
 typedef struct lu_plan {
-    lutra_format format;
+    lu_scheme *schemes; /* distinct */
+    int n_schemes;
     lutra_range range;
     lutra_checkpoint *checkpoint; /* borrowed */
     lu_plan_tensor *tensors;

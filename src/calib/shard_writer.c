@@ -35,10 +35,10 @@ struct lu_shard_writer {
     int64_t batch_bytes;
     lu_journal *journal;
     lu_journal_entry *entries;
-    lu_encoder encoder;
-    uint8_t **buffers; /* one per thread: codes, scales, zeros of a piece */
-    float **rows;      /* one per thread, for types that are converted first; else NULL */
-    piece *pieces;     /* of the batch */
+    lu_encoder *encoders; /* one per scheme of the plan */
+    uint8_t **buffers;    /* one per thread: codes, scales, zeros of a piece */
+    float **rows;         /* one per thread, for types that are converted first; else NULL */
+    piece *pieces;        /* of the batch */
     int64_t n_pieces, room;
     /* the shard being written */
     int fd;
@@ -70,15 +70,16 @@ static lutra_status copy_piece(lu_shard_writer *w, const piece *p, lutra_err *er
     const lu_plan_tensor *t = &w->plan->tensors[p->tensor];
     const uint8_t *from = (const uint8_t *)t->in->view.data + p->begin;
     const size_t n = (size_t)(p->end - p->begin);
-    LU_TRY(put(w, from, n, t->at + (uint64_t)p->begin, err));
+    LU_TRY(put(w, from, n, t->at[0] + (uint64_t)p->begin, err));
     lu_map_release(from, n);
     return LUTRA_OK;
 }
 
 static lutra_status encode_piece(lu_shard_writer *w, piece *p, int worker, lutra_err *err)
 {
-    const lutra_format *f = &w->plan->format;
     const lu_plan_tensor *t = &w->plan->tensors[p->tensor];
+    const lu_encoder *encoder = &w->encoders[t->scheme - w->plan->schemes];
+    const lutra_format *f = &t->scheme->format;
     const lutra_tensor *v = &t->in->view;
     const size_t k = (size_t)v->shape[1], n = (size_t)(p->end - p->begin), first = (size_t)p->begin;
     const size_t groups = (size_t)lutra_format_groups(f, v->shape[1]);
@@ -93,7 +94,7 @@ static lutra_status encode_piece(lu_shard_writer *w, piece *p, int worker, lutra
     b.zeros = f->zero_point ? b.codes + n * code_row : NULL;
     b.row = w->rows ? w->rows[worker] : NULL;
     lu_map_prefetch(b.w, n * in_row);
-    if (!lu_rtn_encode(&w->encoder, &b)) {
+    if (!lu_rtn_encode(encoder, &b)) {
         const lutra_status status = lu_rtn_fail(f, v, p->begin + b.bad_row, b.bad_column, err);
         return lu_fail_prefix(err, status, "%s: tensor '%s'", w->plan->shards[t->shard].name,
                               t->in->name);
@@ -101,18 +102,19 @@ static lutra_status encode_piece(lu_shard_writer *w, piece *p, int worker, lutra
     p->signal = b.signal;
     p->noise = b.noise;
     lu_map_release(b.w, n * in_row);
-    LU_TRY(put(w, b.codes, n * code_row, t->at + first * code_row, err));
-    LU_TRY(lu_write_at(w->fd, w->path, b.scales, n * scale_row, t->scales_at + first * scale_row,
-                       err));
+    LU_TRY(put(w, b.codes, n * code_row, t->at[LU_TENSOR_CODES] + first * code_row, err));
+    LU_TRY(lu_write_at(w->fd, w->path, b.scales, n * scale_row,
+                       t->at[LU_TENSOR_SCALES] + first * scale_row, err));
     if (b.zeros)
-        LU_TRY(lu_write_at(w->fd, w->path, b.zeros, n * groups, t->zeros_at + first * groups, err));
+        LU_TRY(lu_write_at(w->fd, w->path, b.zeros, n * groups,
+                           t->at[LU_TENSOR_ZEROS] + first * groups, err));
     return LUTRA_OK;
 }
 
 static int64_t piece_in_bytes(const lu_plan_tensor *t, const piece *p)
 {
     const int64_t unit =
-        t->encode ? t->in->view.shape[1] * (int64_t)lutra_dtype_bytes(t->in->view.dtype) : 1;
+        t->scheme ? t->in->view.shape[1] * (int64_t)lutra_dtype_bytes(t->in->view.dtype) : 1;
     return (p->end - p->begin) * unit;
 }
 
@@ -141,7 +143,7 @@ static void run_pieces(void *arg, int64_t begin, int64_t end, int worker)
         if (worker == 0) /* callbacks stay on the caller's thread */
             status = lu_check_cancel(w->ctx, &err);
         if (status == LUTRA_OK)
-            status = t->encode ? encode_piece(w, p, worker, &err) : copy_piece(w, p, &err);
+            status = t->scheme ? encode_piece(w, p, worker, &err) : copy_piece(w, p, &err);
         if (status != LUTRA_OK) {
             keep_error(w, i, &err);
             return;
@@ -158,7 +160,7 @@ static void run_pieces(void *arg, int64_t begin, int64_t end, int worker)
 static int64_t units_per_piece(const lu_plan_tensor *t)
 {
     const lutra_tensor *v = &t->in->view;
-    if (!t->encode)
+    if (!t->scheme)
         return PIECE_BYTES;
     const int64_t row = v->shape[1] * (int64_t)lutra_dtype_bytes(v->dtype);
     return row < PIECE_BYTES ? PIECE_BYTES / row : 1;
@@ -167,7 +169,7 @@ static int64_t units_per_piece(const lu_plan_tensor *t)
 static lutra_status add_pieces(lu_shard_writer *w, int64_t tensor, lutra_err *err)
 {
     const lu_plan_tensor *t = &w->plan->tensors[tensor];
-    const int64_t n = t->encode ? t->in->view.shape[0] : (int64_t)t->in->view.bytes,
+    const int64_t n = t->scheme ? t->in->view.shape[0] : (int64_t)t->in->view.bytes,
                   step = units_per_piece(t);
     for (int64_t at = 0; at < n; at += step) {
         if (w->n_pieces == w->room) {
@@ -273,14 +275,14 @@ void lu_writer_check(lu_shard_writer *w)
 
 static lutra_status allocate(lu_shard_writer *w, lutra_err *err)
 {
-    const lutra_format *f = &w->plan->format;
     const size_t n = (size_t)lu_pool_size(w->ctx->pool);
     size_t buffer = 1, row = 0;
     for (int64_t i = 0; i < w->plan->n_tensors; i++) {
         const lu_plan_tensor *t = &w->plan->tensors[i];
         const lutra_tensor *v = &t->in->view;
-        if (!t->encode)
+        if (!t->scheme)
             continue;
+        const lutra_format *f = &t->scheme->format;
         const int64_t rows = units_per_piece(t) < v->shape[0] ? units_per_piece(t) : v->shape[0];
         const size_t groups = (size_t)lutra_format_groups(f, v->shape[1]);
         const size_t bytes = (size_t)rows * (lutra_format_row_bytes(f, v->shape[1]) + 5 * groups);
@@ -288,9 +290,10 @@ static lutra_status allocate(lu_shard_writer *w, lutra_err *err)
         if (lu_rtn_needs_row(v->dtype) && (size_t)v->shape[1] > row)
             row = (size_t)v->shape[1];
     }
+    w->encoders = lu_array((size_t)w->plan->n_schemes, sizeof *w->encoders);
     w->buffers = lu_calloc(n, sizeof *w->buffers);
     w->rows = row ? lu_calloc(n, sizeof *w->rows) : NULL;
-    bool ok = w->buffers && (!row || w->rows);
+    bool ok = w->encoders && w->buffers && (!row || w->rows);
     for (size_t i = 0; ok && i < n; i++) {
         w->buffers[i] = lu_alloc_aligned(buffer);
         if (row)
@@ -318,9 +321,11 @@ lutra_status lu_writer_open(lutra_ctx *ctx, const lu_plan *plan, const char *fol
     w->fd = -1;
     w->total_bytes = plan->bytes_in;
     atomic_flag_clear(&w->err_lock);
-    lu_encoder_init(&w->encoder, &plan->format, level);
-    w->encoder.range = plan->range;
     const lutra_status status = allocate(w, err);
+    for (int i = 0; status == LUTRA_OK && i < plan->n_schemes; i++) {
+        lu_encoder_init(&w->encoders[i], &plan->schemes[i].format, level);
+        w->encoders[i].range = plan->range;
+    }
     if (status == LUTRA_OK)
         *out = w;
     else
@@ -338,6 +343,7 @@ void lu_writer_close(lu_shard_writer *w)
         if (w->rows)
             lu_free(w->rows[i]);
     }
+    lu_free(w->encoders);
     lu_free(w->buffers);
     lu_free(w->rows);
     lu_free(w->pieces);

@@ -63,29 +63,18 @@ static lutra_status write_named(const char *folder, const char *name, const char
 
 /* ---- config.json ---------------------------------------------------------------------------- */
 
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
 static lutra_status quant_config_text(const lu_plan *p, char **out, lutra_err *err)
 {
     char name[1024];
-    lu_quant_config q = {.format = p->format};
-    q.modules = lu_calloc((size_t)p->n_encoded + 1, sizeof *q.modules);
-    if (!q.modules)
-        return lu_fail_nomem(err, (size_t)p->n_encoded * sizeof *q.modules);
-    bool ok = true;
-    for (int64_t i = 0; ok && i < p->n_tensors; i++)
-        if (p->tensors[i].encode) {
-            char *module = lu_strdup(lu_plan_module(&p->tensors[i], name, sizeof name));
-            ok = module != NULL;
-            if (ok)
-                q.modules[q.n_modules++] = module;
-        }
-    qsort(q.modules, (size_t)q.n_modules, sizeof *q.modules, by_name);
-    json_t *json = ok ? lu_quant_config_write(&q) : NULL;
+    lu_quant_config q = {.n_schemes = 0};
+    lutra_status status = LUTRA_OK;
+    for (int64_t i = 0; status == LUTRA_OK && i < p->n_tensors; i++)
+        if (p->tensors[i].scheme)
+            status = lu_quant_config_add(&q, lu_plan_module(&p->tensors[i], name, sizeof name),
+                                         p->tensors[i].scheme, err);
+    json_t *json = status == LUTRA_OK ? lu_quant_config_write(&q) : NULL;
     lu_quant_config_free(&q);
+    LU_TRY(status);
     *out = json ? lu_json_dump(json, JSON_INDENT(2), NULL) : NULL;
     json_decref(json);
     return *out ? LUTRA_OK : lu_fail_nomem(err, 0);

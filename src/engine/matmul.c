@@ -43,9 +43,10 @@ static lutra_status check(const lutra_qmatrix *q, lutra_dtype act, lutra_err *er
 static lutra_status pack(lutra_ctx *ctx, lutra_linear *l, const lu_weight *w, const float *bias,
                          lutra_err *err)
 {
-    l->kernel.packed = lu_alloc_aligned(l->kernel.packed_bytes);
-    if (!l->kernel.packed)
+    void *packed = lu_alloc_aligned(l->kernel.packed_bytes);
+    if (!packed)
         return lu_fail_nomem(err, l->kernel.packed_bytes);
+    lu_linear_attach(&l->kernel, w, packed);
     if (bias) {
         l->bias = lu_array((size_t)w->n, sizeof *l->bias);
         if (!l->bias)
@@ -111,8 +112,15 @@ static void multiply_task(void *arg, int64_t begin, int64_t end, int worker)
 {
     const multiply_job *j = arg;
     const lu_linear *k = j->kernel;
-    lu_linear_run(k, j->x, k->k, j->m, j->y, k->n, begin, end,
-                  j->scratch + (size_t)worker * j->scratch_step);
+    const lu_linear_args a = {.x = j->x,
+                              .ldx = k->k,
+                              .M = j->m,
+                              .y = j->y,
+                              .ldy = k->n,
+                              .unit0 = begin,
+                              .unit1 = end,
+                              .scratch = j->scratch + (size_t)worker * j->scratch_step};
+    lu_linear_run(k, &a);
 }
 
 lutra_status lutra_linear_multiply(lutra_ctx *ctx, const lutra_linear *l, int64_t m, const float *x,

@@ -9,6 +9,8 @@
          table; lm4 reaches further and maps it to its end. No value is 0: a weight of 0 becomes the
          low one of the two next to it (groups of zeros stay zeros), so sparse weights want another
          table. tests/unit/test_lloyd_max.c derives the numbers.
+   kmB   a table learned for each matrix, or block of its rows (algo/learn_table.c); learning starts
+         from lmB.
    intB  two's complement integers. The largest weight maps to 2^(B-1)-0.5, half of the 2^B-1 steps
          (GPTQ, compressed-tensors): the range has the lowest code in it, and the largest positive
          weight is half a step beyond the highest code. 2^(B-1)-1 leaves the lowest code unused, at
@@ -66,6 +68,10 @@ static const lu_codebook codebooks[] = {
      2.732589571f},
     {"lm3", "3-bit Lloyd-Max", 3, false, lm3, 2.596110765f},
     {"lm2", "2-bit Lloyd-Max: the choice at 2 bits", 2, false, lm2, 2.596110765f},
+    {"km4", "4-bit table learned for each matrix by weighted k-means; :rowsN one per N rows", 4,
+     false, lm4, 2.732589571f, .learned = true},
+    {"km3", "3-bit learned table", 3, false, lm3, 2.596110765f, .learned = true},
+    {"km2", "2-bit learned table", 2, false, lm2, 2.596110765f, .learned = true},
     {"int2", "2-bit integer; :asym adds a zero point", 2, true, NULL, 1.5f},
     {"int3", "3-bit integer; :asym adds a zero point", 3, true, NULL, 3.5f},
     {"int4", "4-bit integer; :asym adds a zero point", 4, true, NULL, 7.5f},
@@ -97,7 +103,9 @@ void lu_codebook_table(const lu_codebook *c, bool zero_point, float *table)
 {
     const int n = 1 << c->bits, first = zero_point ? 0 : -n / 2;
     for (int i = 0; i < n; i++)
-        table[i] = c->integer ? (float)(first + i) : c->values[i];
+        table[i] = c->integer   ? (float)(first + i)
+                   : c->learned ? c->values[i] / c->absmax_ref
+                                : c->values[i];
 }
 
 const char *lutra_codebook_name(int i)

@@ -12,6 +12,7 @@ typedef struct lu_codebook {
     bool integer;        /* values are consecutive integers; may be asymmetric */
     const float *values; /* 2^bits, ascending; NULL for integers: -2^(bits-1) .. 2^(bits-1)-1 */
     float absmax_ref;    /* symmetric: the value that the largest weight of a group gets */
+    bool learned;        /* each matrix has its own table; learning starts at values / absmax_ref */
 } lu_codebook;
 
 const lu_codebook *lu_codebook_find(const char *name); /* NULL if unknown */

@@ -27,6 +27,8 @@
 #define LU_MAX_ABSMAX_REF 0x1p20f
 #define LU_MIN_SCALE 0x1p-126f
 #define LU_MAX_SCALE 0x1p100f
+#define LU_MAX_GROUP (1 << 24) /* columns */
+#define LU_TABLE_ROWS 64       /* blocks of rows with a table of their own are multiples of it */
 
 /* E_ARG unless every field is as lutra_format_parse or lutra_format_from_table would make it. */
 lutra_status lu_format_check(const lutra_format *f, lutra_err *err);

@@ -1,6 +1,6 @@
 /* spec.c - format specs: text to lutra_format and back, formats from a user's table, sizes.
-   Grammar: CODEBOOK[:gSIZE|:channel][:sym|:asym][:f16|:bf16|:f32], the parts after the codebook in
-   any order, each at most once. Defaults: g64, sym, f16.
+   Grammar: CODEBOOK[:gSIZE|:channel][:rowsN][:sym|:asym][:f16|:bf16|:f32], the parts after the
+   codebook in any order, each at most once. Defaults: g64, a learned table for all rows, sym, f16.
    Group sizes are multiples of 8, so that a group's codes begin at a whole byte for every width. */
 #include <math.h>
 #include <stdio.h>
@@ -13,11 +13,10 @@
 #include "fmt/codec.h"
 
 #define DEFAULT_GROUP 64
-#define MAX_GROUP (1 << 24)
 #define MAX_SPEC 63
 
-static const char *const part_names[] = {"g32",  "g64", "g128", "g256", "channel", "sym",
-                                         "asym", "f16", "bf16", "f32",  NULL};
+static const char *const part_names[] = {"g32", "g64",  "g128", "g256", "channel", "rows64",
+                                         "sym", "asym", "f16",  "bf16", "f32",     NULL};
 
 static const struct {
     const char *name;
@@ -32,7 +31,7 @@ static const char *codebook_name_at(const void *list, int i)
 
 static lutra_status check_group(int64_t group, lutra_err *err)
 {
-    if (group < 0 || group > MAX_GROUP || group % 8 != 0)
+    if (group < 0 || group > LU_MAX_GROUP || group % 8 != 0)
         return lu_fail(err, LUTRA_E_ARG,
                        "group size %lld, expected a multiple of 8 (usual: 32, 64, 128, 256) or "
                        "'channel' for the whole row",
@@ -65,9 +64,9 @@ static lutra_status unknown_codebook(const char *name, lutra_err *err)
     return lu_fail(err, LUTRA_E_ARG, "unknown codebook '%s', known: %s", name, known);
 }
 
-/* Which of the three kinds of part have been given. */
+/* Which kinds of part have been given. */
 typedef struct {
-    bool group, symmetry, scale;
+    bool group, rows, symmetry, scale;
 } given;
 
 static lutra_status once(bool *seen, const char *spec, const char *part, lutra_err *err)
@@ -93,12 +92,33 @@ static lutra_status parse_group(const char *spec, const char *part, lutra_format
     return LUTRA_OK;
 }
 
+static lutra_status check_table_rows(const lutra_format *f, lutra_err *err)
+{
+    if (f->table_rows < 0 || f->table_rows > LU_MAX_GROUP || f->table_rows % LU_TABLE_ROWS != 0)
+        return lu_fail(err, LUTRA_E_ARG,
+                       "a table for every %lld rows, expected a multiple of %d (or none, for all)",
+                       (long long)f->table_rows, LU_TABLE_ROWS);
+    if (f->table_rows && !f->learned)
+        return lu_fail(err, LUTRA_E_ARG, "tables per block of rows are for learned tables (kmB)");
+    return LUTRA_OK;
+}
+
 static lutra_status parse_part(const char *spec, const char *part, lutra_format *f, given *seen,
                                lutra_err *err)
 {
     if (part[0] == 'g' && part[1] >= '0' && part[1] <= '9') {
         LU_TRY(once(&seen->group, spec, part, err));
         return parse_group(spec, part, f, err);
+    }
+    if (strncmp(part, "rows", 4) == 0) {
+        char *end;
+        f->table_rows = strtoll(part + 4, &end, 10);
+        if (*end != '\0' || f->table_rows <= 0)
+            return lu_fail(err, LUTRA_E_ARG,
+                           "format '%s': '%s', expected rows and a number such "
+                           "as rows64",
+                           spec, part);
+        return once(&seen->rows, spec, part, err);
     }
     if (strcmp(part, "channel") == 0) {
         f->group_size = 0;
@@ -118,8 +138,8 @@ static lutra_status parse_part(const char *spec, const char *part, lutra_format 
         return lu_fail(err, LUTRA_E_ARG, "format '%s': unknown part '%s', near: %s", spec, part,
                        near);
     return lu_fail(err, LUTRA_E_ARG,
-                   "format '%s': unknown part '%s', expected gSIZE or channel, sym or asym, "
-                   "f16, bf16 or f32",
+                   "format '%s': unknown part '%s', expected gSIZE or channel, rowsN, sym or "
+                   "asym, f16, bf16 or f32",
                    spec, part);
 }
 
@@ -137,8 +157,11 @@ lutra_status lutra_format_parse(const char *spec, lutra_format *out, lutra_err *
     if (!c)
         return unknown_codebook(text, err);
 
-    lutra_format f = {.bits = c->bits, .group_size = DEFAULT_GROUP, .scale_dtype = LUTRA_F16};
-    given seen = {false, false, false};
+    lutra_format f = {.bits = c->bits,
+                      .group_size = DEFAULT_GROUP,
+                      .scale_dtype = LUTRA_F16,
+                      .learned = c->learned};
+    given seen = {false, false, false, false};
     while (part) {
         char *next = strchr(part, ':');
         if (next)
@@ -150,8 +173,11 @@ lutra_status lutra_format_parse(const char *spec, lutra_format *out, lutra_err *
         return lu_fail(err, LUTRA_E_ARG,
                        "format '%s': only the int codebooks take a zero point, leave out ':asym'",
                        spec);
+    const lutra_status status = check_table_rows(&f, err);
+    if (status != LUTRA_OK)
+        return lu_fail_prefix(err, status, "format '%s'", spec);
     snprintf(f.name, sizeof f.name, "%s", c->name);
-    f.absmax_ref = c->absmax_ref;
+    f.absmax_ref = c->learned ? 1 : c->absmax_ref;
     lu_codebook_table(c, f.zero_point, f.table);
     *out = f;
     return LUTRA_OK;
@@ -164,6 +190,7 @@ lutra_status lu_format_check(const lutra_format *f, lutra_err *err)
                        LUTRA_MAX_BITS);
     LU_TRY(check_group(f->group_size, err));
     LU_TRY(check_scale_dtype(f->scale_dtype, err));
+    LU_TRY(check_table_rows(f, err));
     for (int i = 0; i < 1 << f->bits; i++) {
         if (!isfinite(f->table[i]))
             return lu_fail(err, LUTRA_E_ARG, "table value %d is not a finite number", i);
@@ -207,14 +234,16 @@ lutra_status lutra_format_from_table(const float *values, int n_values, int64_t 
 
 const char *lutra_format_spec(const lutra_format *f, char *buf, size_t size)
 {
-    char group[32] = "channel";
+    char group[32] = "channel", rows[32] = "";
     const char *scale = "?";
     if (f->group_size > 0)
         snprintf(group, sizeof group, "g%lld", (long long)f->group_size);
+    if (f->table_rows > 0)
+        snprintf(rows, sizeof rows, ":rows%lld", (long long)f->table_rows);
     for (size_t i = 0; i < sizeof scale_names / sizeof scale_names[0]; i++)
         if (scale_names[i].dtype == f->scale_dtype)
             scale = scale_names[i].name;
-    snprintf(buf, size, "%s:%s%s:%s", f->name, group, f->zero_point ? ":asym" : "", scale);
+    snprintf(buf, size, "%s:%s%s%s:%s", f->name, group, rows, f->zero_point ? ":asym" : "", scale);
     return buf;
 }
 

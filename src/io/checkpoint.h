@@ -5,8 +5,8 @@
 
 #include <jansson.h>
 
+#include "fmt/scheme.h"
 #include "io/safetensors.h"
-#include "lutra/format.h"
 #include "lutra/model.h"
 
 /* Reader rules: the index names shards inside the folder only; each mapped tensor must be in its
@@ -21,18 +21,34 @@ int64_t lu_checkpoint_n_shards(const lutra_checkpoint *c);
 const lu_st_file *lu_checkpoint_shard(const lutra_checkpoint *c, int64_t i);
 const char *lu_checkpoint_shard_name(const lutra_checkpoint *c, int64_t i); /* file name */
 
-/* The quantization_config object of our own checkpoints ("quant_method": "lutra"), parsed.
-   found is set to false when the config has none; a foreign quant_method is E_UNSUPPORTED naming
-   it. docs/formats.md says what else a reader refuses. */
+/* The quantization_config object of our own checkpoints ("quant_method": "lutra"), parsed: the
+   distinct schemes and, for each coded module, which one. docs/formats.md says what a reader
+   refuses. Writers start from {0} and call lu_quant_config_add for each module. */
+typedef struct lu_quant_module {
+    char *name; /* "model.layers.0.mlp.up_proj" */
+    int64_t scheme;
+} lu_quant_module;
+
 typedef struct lu_quant_config {
-    lutra_format format;
-    char **modules; /* names of the quantized modules ("model.layers.0.mlp.up_proj"), sorted */
-    int64_t n_modules;
+    lu_scheme *schemes;
+    int64_t n_schemes;
+    lu_quant_module *modules; /* ascending by name when read */
+    int64_t n_modules, room;
 } lu_quant_config;
 
+/* found is set to false when the config has none; a foreign quant_method is E_UNSUPPORTED naming
+   it. */
 lutra_status lu_quant_config_read(json_t *config, bool *found, lu_quant_config *out,
                                   lutra_err *err);
-json_t *lu_quant_config_write(const lu_quant_config *q); /* new reference; NULL = out of memory */
+/* NULL: not coded. q: as lu_quant_config_read made it. */
+const lu_scheme *lu_quant_config_find(const lu_quant_config *q, const char *module);
+
+/* Describes a module that was coded; a scheme equal to an earlier one is listed once. E_ARG for a
+   scheme that lu_scheme_check refuses. On failure q is as before. */
+lutra_status lu_quant_config_add(lu_quant_config *q, const char *module, const lu_scheme *s,
+                                 lutra_err *err);
+/* New reference; NULL = out of memory. Sorts the modules. */
+json_t *lu_quant_config_write(lu_quant_config *q);
 void lu_quant_config_free(lu_quant_config *q);
 
 #endif

@@ -8,8 +8,11 @@
 
 #include "base/mem.h"
 #include "fmt/codec.h"
+#include "kern/linear_extras.h"
 #include "kern/linear_variant.h"
 #include "tensor/convert.h"
+
+#define COPIED_ROWS 96 /* of x: as many as a variant takes in one pass over the weights */
 
 /* Highest level first. */
 static const lu_linear_variant *const variants[] = {
@@ -40,10 +43,10 @@ static lutra_status check_coded(const lu_weight *w, lutra_err *err)
         return lu_fail(err, LUTRA_E_UNSUPPORTED,
                        "weight: group %lld, expected a multiple of 8 or the whole row",
                        (long long)group);
-    for (int i = 0; i < 1 << w->bits; i++)
+    for (int i = 0; !w->tables && i < 1 << w->bits; i++)
         if (!isfinite(w->table[i]))
             return lu_fail(err, LUTRA_E_ARG, "weight: table value %d is not finite", i);
-    return LUTRA_OK;
+    return lu_extras_check(w, err);
 }
 
 static lutra_status check_weight(const lu_weight *w, lutra_dtype act, lutra_err *err)
@@ -85,9 +88,9 @@ static void fill_format(lu_linear *l, const lu_weight *w, lutra_dtype act)
     l->bits = w->bits;
     l->zeros = w->zeros != NULL;
     l->scale_dtype = w->scale_dtype;
-    for (int i = 0; i < 1 << w->bits; i++)
+    for (int i = 0; !w->tables && i < 1 << w->bits; i++)
         l->table[i] = act == LUTRA_BF16 ? lu_bf16_to_f32(lu_f32_to_bf16(w->table[i])) : w->table[i];
-    l->affine = is_affine(l->table, 1 << w->bits);
+    l->affine = !w->tables && is_affine(l->table, 1 << w->bits);
 }
 
 static void name_variant(lu_linear *l)
@@ -114,7 +117,7 @@ lutra_status lu_linear_plan(const lu_weight *w, lutra_dtype act, lu_level level,
     l.n_units = (l.n + l.unit_rows - 1) / l.unit_rows;
     if (!l.variant->unit_bytes(&l, &l.unit_bytes) ||
         !lu_mul_size(l.unit_bytes, (size_t)l.n_units, &l.packed_bytes) ||
-        l.packed_bytes > SIZE_MAX / 2)
+        l.packed_bytes > SIZE_MAX / 2 || (l.bits && !lu_extras_plan(&l, w)))
         return lu_fail(err, LUTRA_E_LIMIT, "weight: %lld x %lld is too large to pack",
                        (long long)l.n, (long long)l.k);
     *out = l;
@@ -123,25 +126,74 @@ lutra_status lu_linear_plan(const lu_weight *w, lutra_dtype act, lu_level level,
 
 const char *lu_linear_variant_name(const lu_linear *l) { return l->name; }
 
+void lu_linear_attach(lu_linear *l, const lu_weight *w, void *packed)
+{
+    l->packed = packed;
+    if (l->bits)
+        lu_extras_attach(l, w);
+}
+
 void lu_linear_pack(lu_linear *l, const lu_weight *w, int64_t unit0, int64_t unit1)
 {
     l->variant->pack(l, w, unit0, unit1);
+    if (l->bits)
+        lu_extras_pack(l, w, unit0, unit1);
 }
 
-void lu_linear_run(const lu_linear *l, const void *x, int64_t ldx, int64_t M, float *y, int64_t ldy,
-                   int64_t unit0, int64_t unit1, void *scratch)
+/* Rows of x of which a changed copy is made at a time. */
+static int64_t copied_rows(int64_t M) { return M < COPIED_ROWS ? M : COPIED_ROWS; }
+
+static size_t copy_bytes(const lu_linear *l, int64_t M)
 {
-    if (M > 0 && unit0 < unit1)
-        l->variant->run(l, x, ldx, M, y, ldy, unit0, unit1, scratch);
+    const size_t bytes = (size_t)(copied_rows(M) * l->k) * lutra_dtype_bytes(l->act);
+    return (bytes + 63) / 64 * 64;
 }
 
-size_t lu_linear_scratch(const lu_linear *l, int64_t M) { return l->variant->scratch(l, M); }
+/* The rows of x are taken some at a time, their changed copy lies at the front of scratch. */
+static void run_with_extras(const lu_linear *l, const lu_linear_args *a)
+{
+    const int64_t step = copied_rows(a->M);
+    const size_t x_row = (size_t)a->ldx * lutra_dtype_bytes(l->act);
+    lu_linear_args part = *a, inner;
+    for (int64_t m = 0; m < a->M; m += step) {
+        part.x = (const uint8_t *)a->x + (size_t)m * x_row;
+        part.M = a->M - m < step ? a->M - m : step;
+        part.y = a->y + m * a->ldy;
+        inner = part;
+        inner.x = a->scratch;
+        inner.ldx = l->k;
+        inner.scratch = (uint8_t *)a->scratch + copy_bytes(l, a->M);
+        lu_extras_x(l, part.x, part.ldx, part.M, a->scratch);
+        l->variant->run(l, &inner);
+        lu_extras_add(l, &part);
+    }
+}
+
+void lu_linear_run(const lu_linear *l, const lu_linear_args *a)
+{
+    if (a->M <= 0 || a->unit0 >= a->unit1)
+        return;
+    if (lu_extras_change_x(l))
+        run_with_extras(l, a);
+    else
+        l->variant->run(l, a);
+}
+
+size_t lu_linear_scratch(const lu_linear *l, int64_t M)
+{
+    return lu_extras_change_x(l) ? copy_bytes(l, M) + l->variant->scratch(l, copied_rows(M))
+                                 : l->variant->scratch(l, M);
+}
 
 void lu_weight_row(const lu_weight *w, int64_t row, float *out)
 {
     if (w->dtype != LUTRA_DTYPE_NONE) {
         const size_t row_bytes = (size_t)w->k * lutra_dtype_bytes(w->dtype);
         lu_to_f32(w->dtype, (const uint8_t *)w->data + (size_t)row * row_bytes, w->k, out);
+        return;
+    }
+    if (w->tables || w->groups || w->n_outliers) {
+        lu_extras_row(w, row, out);
         return;
     }
     const int64_t group = w->group_size ? w->group_size : w->k, groups = w->k / group;
@@ -151,7 +203,8 @@ void lu_weight_row(const lu_weight *w, int64_t row, float *out)
         (const uint8_t *)w->scales + (size_t)(row * groups) * lutra_dtype_bytes(w->scale_dtype);
     for (int64_t g = 0; g < groups; g++) {
         float scale;
-        lu_to_f32(w->scale_dtype, scales + (size_t)g * lutra_dtype_bytes(w->scale_dtype), 1, &scale);
+        lu_to_f32(w->scale_dtype, scales + (size_t)g * lutra_dtype_bytes(w->scale_dtype), 1,
+                  &scale);
         const float zero = w->zeros ? w->table[w->zeros[row * groups + g]] : 0.0f;
         for (int64_t i = g * group; i < (g + 1) * group; i++)
             out[i] = scale * (w->table[lu_code_at(codes, i, w->bits)] - zero);

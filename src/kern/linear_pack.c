@@ -3,6 +3,7 @@
 #include "kern/linear_pack.h"
 
 #include "base/mem.h"
+#include "fmt/codec.h"
 #include "tensor/convert.h"
 
 enum { TILE = 16 }; /* words or elements of a row moved at a time: a cache line of words */
@@ -55,6 +56,22 @@ static void pack_words(const uint8_t *in, size_t stride, size_t bytes, int64_t r
                    bytes % sizeof(uint32_t));
 }
 
+/* The same for columns that are gathered: order[0..columns) says which. */
+static void gather_words(const uint8_t *in, size_t stride, const int32_t *order, int64_t columns,
+                         int bits, int64_t rows, int64_t U, int64_t words, uint32_t *out)
+{
+    memset(out, 0, (size_t)(words * U) * sizeof *out);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) {
+            const uint64_t code = (uint64_t)lu_code_at(in + (size_t)r * stride, order[c], bits);
+            const int64_t bit = c * bits, word = bit / 32;
+            const uint64_t placed = code << (bit % 32);
+            out[word * U + r] |= (uint32_t)placed;
+            if (placed >> 32)
+                out[(word + 1) * U + r] |= (uint32_t)(placed >> 32);
+        }
+}
+
 static void pack_coded(const lu_linear *l, const lu_weight *w, int64_t row, int64_t rows,
                        uint8_t *unit)
 {
@@ -65,9 +82,14 @@ static void pack_coded(const lu_linear *l, const lu_weight *w, int64_t row, int6
     const size_t scale = lutra_dtype_bytes(l->scale_dtype);
     memset(unit + o.scales, 0, o.unit_bytes - o.scales);
     for (int64_t g = 0; g < o.groups; g++) {
-        pack_words((const uint8_t *)w->data + (size_t)row * row_bytes + (size_t)g * group_bytes,
-                   row_bytes, group_bytes, rows, U, words,
-                   (uint32_t *)(unit + (size_t)(g * o.group_blocks) * o.block_bytes));
+        const uint8_t *codes = (const uint8_t *)w->data + (size_t)row * row_bytes;
+        uint32_t *to_words = (uint32_t *)(unit + (size_t)(g * o.group_blocks) * o.block_bytes);
+        if (l->order)
+            gather_words(codes, row_bytes, l->order + g * l->group_size, l->group_size, l->bits,
+                         rows, U, words, to_words);
+        else
+            pack_words(codes + (size_t)g * group_bytes, row_bytes, group_bytes, rows, U, words,
+                       to_words);
         for (int64_t r = 0; r < rows; r++) {
             const size_t from = (size_t)((row + r) * o.groups + g), to = (size_t)(g * U + r);
             memcpy(unit + o.scales + to * scale, (const uint8_t *)w->scales + from * scale, scale);

@@ -12,13 +12,20 @@ struct lu_linear_variant {
     /* Bytes of one packed unit for l's format and shape; false if they overflow size_t. */
     bool (*unit_bytes)(const lu_linear *l, size_t *out);
     void (*pack)(const lu_linear *l, const lu_weight *w, int64_t unit0, int64_t unit1);
-    void (*run)(const lu_linear *l, const void *x, int64_t ldx, int64_t M, float *y, int64_t ldy,
-                int64_t unit0, int64_t unit1, void *scratch);
+    /* x comes in the order of the packed columns, outliers zeroed */
+    void (*run)(const lu_linear *l, const lu_linear_args *a);
     size_t (*scratch)(const lu_linear *l, int64_t M);
 };
 
+/* The table that the codes of a unit's rows look up: blocks with one are whole units. */
+static inline const float *lu_unit_table(const lu_linear *l, int64_t unit)
+{
+    return l->table_rows ? l->tables + (size_t)(unit * l->unit_rows / l->table_rows << l->bits)
+                         : l->table;
+}
+
 extern const lu_linear_variant lu_linear_ref;
-extern const lu_linear_variant lu_linear_avx2;   /* x86_64 only */
+extern const lu_linear_variant lu_linear_avx2; /* x86_64 only */
 extern const lu_linear_variant lu_linear_avx512;
 
 #endif

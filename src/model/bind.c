@@ -1,63 +1,36 @@
 /* bind.c - tensors of a checkpoint to slots of the architecture row. Weights stay where the files
-   are mapped, dense (M.weight) or coded (M.codes, M.scales, M.zeros where quantization_config lists
-   M); norms and biases are small and become float32. Tensors nobody asks for (rotary_emb.inv_freq
-   of old files) are ignored. */
+   are mapped, dense (M.weight) or coded (bind_coded.c, where quantization_config lists M); norms
+   and biases are small and become float32. Tensors nobody asks for (rotary_emb.inv_freq of old
+   files) are ignored. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
+#include "model/bind_coded.h"
 #include "model/slots.h"
 #include "tensor/convert.h"
 
 #define NAME_BYTES 160
-#define DOES_NOT_BELONG "config.json and the weights do not belong together"
-
-static const char *shape_text(const lutra_tensor *t, char *buf, size_t size)
-{
-    size_t used = (size_t)snprintf(buf, size, "[");
-    for (int i = 0; i < t->rank && used < size; i++)
-        used += (size_t)snprintf(buf + used, size - used, "%s%" PRId64, i ? ", " : "", t->shape[i]);
-    if (used < size)
-        snprintf(buf + used, size - used, "]");
-    return buf;
-}
-
-/* A tensor of shape [n] (k = 0) or [n, k]. */
-static lutra_status find(const lutra_model *m, const char *name, int64_t n, int64_t k,
-                         const lutra_tensor **out, lutra_err *err)
-{
-    const lu_st_entry *e = lu_checkpoint_find(m->files, name);
-    if (!e)
-        return lu_fail(err, LUTRA_E_FORMAT, "%s: tensor %s is missing, %s needs it",
-                       lu_checkpoint_path(m->files), name, m->config.arch->name);
-    const lutra_tensor *t = &e->view;
-    const bool fits = t->rank == (k ? 2 : 1) && t->shape[0] == n && (!k || t->shape[1] == k);
-    if (!fits) {
-        char found[96], want[64];
-        if (k)
-            snprintf(want, sizeof want, "[%" PRId64 ", %" PRId64 "]", n, k);
-        else
-            snprintf(want, sizeof want, "[%" PRId64 "]", n);
-        return lu_fail(
-            err, LUTRA_E_FORMAT, "%s: tensor %s has shape %s, expected %s: " DOES_NOT_BELONG,
-            lu_checkpoint_path(m->files), name, shape_text(t, found, sizeof found), want);
-    }
-    *out = t;
-    return LUTRA_OK;
-}
-
-static lutra_status wrong_dtype(const lutra_model *m, const char *name, lutra_dtype found,
-                                const char *want, lutra_err *err)
-{
-    return lu_fail(err, LUTRA_E_UNSUPPORTED, "%s: tensor %s is %s, expected %s",
-                   lu_checkpoint_path(m->files), name, lutra_dtype_name(found), want);
-}
 
 static bool is_float16_or_32(lutra_dtype t)
 {
     return t == LUTRA_F32 || t == LUTRA_F16 || t == LUTRA_BF16;
+}
+
+/* A floating tensor of shape [n] (k = 0) or [n, k]. */
+static lutra_status find(const lutra_model *m, const char *name, int64_t n, int64_t k,
+                         const lutra_tensor **out, lutra_err *err)
+{
+    if (!lu_checkpoint_find(m->files, name))
+        return lu_fail(err, LUTRA_E_FORMAT, "%s: tensor %s is missing, %s needs it",
+                       lu_checkpoint_path(m->files), name, m->config.arch->name);
+    const int64_t shape[2] = {n, k};
+    LU_TRY(lu_bind_tensor(m->files, name, k ? 2 : 1, shape, out, err));
+    return is_float16_or_32((*out)->dtype)
+               ? LUTRA_OK
+               : lu_bind_wrong_dtype(m->files, name, (*out)->dtype, "F32, F16 or BF16", err);
 }
 
 /* A vector as float32, owned by the caller. */
@@ -66,8 +39,6 @@ static lutra_status bind_vector(lutra_model *m, const char *name, int64_t n, flo
 {
     const lutra_tensor *t;
     LU_TRY(find(m, name, n, 0, &t, err));
-    if (!is_float16_or_32(t->dtype))
-        return wrong_dtype(m, name, t->dtype, "F32, F16 or BF16", err);
     float *v = lu_array((size_t)n, sizeof *v);
     if (!v)
         return lu_fail_nomem(err, (size_t)n * sizeof *v);
@@ -77,17 +48,6 @@ static lutra_status bind_vector(lutra_model *m, const char *name, int64_t n, flo
     return LUTRA_OK;
 }
 
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static bool is_coded(const lutra_model *m, const char *module)
-{
-    return m->quantized && bsearch(&module, m->quant.modules, (size_t)m->quant.n_modules,
-                                   sizeof(char *), compare_names) != NULL;
-}
-
 static lutra_status bind_dense(const lutra_model *m, const char *module, lu_weight *w,
                                lutra_err *err)
 {
@@ -95,72 +55,21 @@ static lutra_status bind_dense(const lutra_model *m, const char *module, lu_weig
     const lutra_tensor *t;
     snprintf(name, sizeof name, "%s.weight", module);
     LU_TRY(find(m, name, w->n, w->k, &t, err));
-    if (!is_float16_or_32(t->dtype))
-        return wrong_dtype(m, name, t->dtype, "F32, F16 or BF16", err);
     w->dtype = t->dtype;
     w->data = t->data;
     return LUTRA_OK;
 }
 
-/* Zero points are codes; kernels look them up without asking. */
-static lutra_status bind_zeros(const lutra_model *m, const char *module, int64_t groups,
-                               lu_weight *w, lutra_err *err)
-{
-    char name[NAME_BYTES];
-    const lutra_tensor *t;
-    snprintf(name, sizeof name, "%s.zeros", module);
-    LU_TRY(find(m, name, w->n, groups, &t, err));
-    if (t->dtype != LUTRA_U8)
-        return wrong_dtype(m, name, t->dtype, "U8", err);
-    const uint8_t *zeros = t->data;
-    const int limit = 1 << m->quant.format.bits;
-    for (int64_t i = 0; i < w->n * groups; i++)
-        if (zeros[i] >= limit)
-            return lu_fail(err, LUTRA_E_FORMAT,
-                           "%s: tensor %s holds the zero point %d, expected codes below %d",
-                           lu_checkpoint_path(m->files), name, zeros[i], limit);
-    w->zeros = zeros;
-    return LUTRA_OK;
-}
-
-static lutra_status bind_coded(const lutra_model *m, const char *module, lu_weight *w,
-                               lutra_err *err)
-{
-    const lutra_format *f = &m->quant.format;
-    char name[NAME_BYTES];
-    const lutra_tensor *t;
-    const int64_t groups = lutra_format_groups(f, w->k);
-    if (!groups)
-        return lu_fail(err, LUTRA_E_FORMAT,
-                       "%s: %s has %" PRId64 " columns, which group size %" PRId64
-                       " does not divide",
-                       lu_checkpoint_path(m->files), module, w->k, f->group_size);
-    snprintf(name, sizeof name, "%s.codes", module);
-    LU_TRY(find(m, name, w->n, (int64_t)lutra_format_row_bytes(f, w->k), &t, err));
-    if (t->dtype != LUTRA_U8)
-        return wrong_dtype(m, name, t->dtype, "U8", err);
-    w->data = t->data;
-    snprintf(name, sizeof name, "%s.scales", module);
-    LU_TRY(find(m, name, w->n, groups, &t, err));
-    if (t->dtype != f->scale_dtype)
-        return wrong_dtype(m, name, t->dtype, lutra_dtype_name(f->scale_dtype), err);
-    w->scales = t->data;
-    w->scale_dtype = t->dtype;
-    if (f->zero_point)
-        LU_TRY(bind_zeros(m, module, groups, w, err));
-    w->bits = f->bits;
-    w->group_size = f->group_size;
-    memcpy(w->table, f->table, sizeof w->table);
-    return LUTRA_OK;
-}
-
 /* module: the whole name, e.g. "model.layers.0.self_attn.q_proj" */
 static lutra_status bind_weight(lutra_model *m, const char *module, int64_t n, int64_t k,
-                                lu_weight *out, lutra_err *err)
+                                lu_weight *out, lu_act_quant *input, lutra_err *err)
 {
     lu_weight w = {.n = n, .k = k, .dtype = LUTRA_DTYPE_NONE};
-    LU_TRY(is_coded(m, module) ? bind_coded(m, module, &w, err) : bind_dense(m, module, &w, err));
+    *input = (lu_act_quant){.zero = 0};
+    const lu_scheme *s = m->quantized ? lu_quant_config_find(&m->quant, module) : NULL;
+    LU_TRY(s ? lu_bind_coded(m->files, module, s, &w, input, err) : bind_dense(m, module, &w, err));
     m->n_params += n * k;
+    m->rounds_inputs |= input->format.bits != 0;
     *out = w;
     return LUTRA_OK;
 }
@@ -201,7 +110,7 @@ static lutra_status bind_module(lutra_model *m, int64_t layer, lu_slot slot, int
     slot_shape(&m->config, slot, &n, &k);
     site_name(m->config.arch->modules[slot], expert, out->site, sizeof out->site);
     snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s", layer, out->site);
-    LU_TRY(bind_weight(m, name, n, k, &out->weight, err));
+    LU_TRY(bind_weight(m, name, n, k, &out->weight, &out->input, err));
     if (!bias)
         return LUTRA_OK;
     snprintf(bias_name, sizeof bias_name, "%s.bias", name);
@@ -240,13 +149,15 @@ lutra_status lu_model_bind(lutra_model *m, lutra_err *err)
     m->layers = lu_calloc((size_t)c->n_layers, sizeof *m->layers);
     if (!m->layers)
         return lu_fail_nomem(err, (size_t)c->n_layers * sizeof *m->layers);
-    LU_TRY(bind_weight(m, "model.embed_tokens", c->vocab_size, c->hidden_size, &m->embedding, err));
+    LU_TRY(bind_weight(m, "model.embed_tokens", c->vocab_size, c->hidden_size, &m->embedding,
+                       &m->lm_head.input, err));
     for (int64_t i = 0; i < c->n_layers; i++)
         LU_TRY(bind_layer(m, i, err));
     LU_TRY(bind_vector(m, "model.norm.weight", c->hidden_size, &m->final_norm, err));
     snprintf(m->lm_head.site, sizeof m->lm_head.site, "lm_head");
     if (!c->tied)
-        return bind_weight(m, "lm_head", c->vocab_size, c->hidden_size, &m->lm_head.weight, err);
+        return bind_weight(m, "lm_head", c->vocab_size, c->hidden_size, &m->lm_head.weight,
+                           &m->lm_head.input, err);
     m->lm_head.weight = m->embedding;
     return LUTRA_OK;
 }

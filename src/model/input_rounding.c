@@ -19,6 +19,22 @@ static size_t row_bytes(const lu_linear *l)
     return (size_t)lu_linear_x_stride(l) * lutra_dtype_bytes(l->act);
 }
 
+/* Outlier columns stay as they are and do not count for the scale. */
+static void fake_row(const lu_forward *f, const lu_linear *l, float *row, float *out,
+                     uint8_t *codes)
+{
+    float *rounded = l->n_outliers ? row : out;
+    if (l->n_outliers)
+        memcpy(out, row, (size_t)l->k * sizeof *row);
+    for (int64_t i = 0; i < l->n_outliers; i++)
+        row[l->outlier_columns[i]] = 0;
+    lu_act_fake(&f->model->ops, l->input, row, l->k, rounded, codes);
+    for (int64_t i = 0; i < l->n_outliers; i++)
+        row[l->outlier_columns[i]] = out[l->outlier_columns[i]];
+    if (l->n_outliers)
+        memcpy(out, row, (size_t)l->k * sizeof *row);
+}
+
 static void round_rows(void *arg, int64_t begin, int64_t end, int worker)
 {
     const rounding *r = arg;
@@ -36,13 +52,14 @@ static void round_rows(void *arg, int64_t begin, int64_t end, int worker)
         if (l->act == LUTRA_U8)
             lu_act_record(&f->model->ops, l->input, row, k, out);
         else
-            lu_act_fake(&f->model->ops, l->input, row, k, (float *)(void *)out, codes);
+            fake_row(f, l, row, (float *)(void *)out, codes);
     }
 }
 
 static bool alike(const lu_product *a, const void *x, const lu_product *b)
 {
-    return x == b->x && a->rows == b->rows && a->linear->act == b->linear->act &&
+    return x == b->x && a->rows == b->rows && !a->linear->n_outliers && !b->linear->n_outliers &&
+           a->linear->act == b->linear->act &&
            lu_act_same(a->linear->input, b->linear->input);
 }
 

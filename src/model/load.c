@@ -2,6 +2,7 @@
    layout its kernel reads, all threads on one matrix at a time, and then gives the mapped pages
    back, so that the process holds the packed copy only. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/context.h"
@@ -34,9 +35,9 @@ static void pack_units(void *arg, int64_t begin, int64_t end, int worker)
     lu_linear_pack(job->linear, job->weight, begin, end);
 }
 
-static size_t stored_bytes(const lu_weight *w, const lutra_format *f)
+static size_t stored_bytes(const lu_weight *w)
 {
-    const size_t row = w->dtype == LUTRA_DTYPE_NONE ? lutra_format_row_bytes(f, w->k)
+    const size_t row = w->dtype == LUTRA_DTYPE_NONE ? ((size_t)w->k * (size_t)w->bits + 7) / 8
                                                     : (size_t)w->k * lutra_dtype_bytes(w->dtype);
     return (size_t)w->n * row;
 }
@@ -63,14 +64,15 @@ static lutra_status pack_module(void *arg, int64_t layer, lu_module *module, lut
     lu_linear *l = &module->linear;
     (void)layer;
     LU_TRY(lu_check_cancel(m->ctx, err));
-    l->packed = lu_alloc_aligned(l->packed_bytes);
-    if (!l->packed)
+    void *packed = lu_alloc_aligned(l->packed_bytes);
+    if (!packed)
         return lu_fail_nomem(err, l->packed_bytes);
+    lu_linear_attach(l, &module->weight, packed);
     l->bias = module->bias;
     pack_job job = {.linear = l, .weight = &module->weight};
     lu_pool_for(m->ctx->pool, l->n_units, 1, pack_units, &job);
     /* tied embeddings are read again: their pages come back from the file */
-    lu_map_release(module->weight.data, stored_bytes(&module->weight, &m->quant.format));
+    lu_map_release(module->weight.data, stored_bytes(&module->weight));
     p->done += (int64_t)l->packed_bytes;
     lu_progress(m->ctx, "load", module->site, "bytes", p->done, p->total);
     return LUTRA_OK;
@@ -285,5 +287,9 @@ void lutra_model_get_info(const lutra_model *m, lutra_model_info *out)
     strncpy(out->architecture, c->arch->name, sizeof out->architecture - 1);
     memcpy(out->eos_id, c->eos_id, sizeof out->eos_id);
     if (m->quantized)
-        lutra_format_spec(&m->quant.format, out->format, sizeof out->format);
+        lutra_format_spec(&m->quant.schemes[0].format, out->format, sizeof out->format);
+    const size_t n = strlen(out->format);
+    if (m->quantized && m->quant.n_schemes > 1)
+        snprintf(out->format + n, sizeof out->format - n, " and %" PRId64 " more",
+                 m->quant.n_schemes - 1);
 }

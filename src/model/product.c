@@ -27,8 +27,15 @@ static void run_units(void *arg, int64_t begin, int64_t end, int worker)
             continue;
         const int64_t u0 = begin > first ? begin - first : 0;
         const int64_t u1 = (end < last ? end : last) - first;
-        lu_linear_run(p->linear, p->x, lu_linear_x_stride(p->linear), p->rows, p->y, p->linear->n,
-                      u0, u1, scratch);
+        const lu_linear_args a = {.x = p->x,
+                                  .ldx = lu_linear_x_stride(p->linear),
+                                  .M = p->rows,
+                                  .y = p->y,
+                                  .ldy = p->linear->n,
+                                  .unit0 = u0,
+                                  .unit1 = u1,
+                                  .scratch = scratch};
+        lu_linear_run(p->linear, &a);
     }
 }
 

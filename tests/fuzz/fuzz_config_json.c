@@ -44,7 +44,7 @@ static void dump_and_parse(const json_t *value)
     lu_free(text);
 }
 
-static void write_and_read(const lu_quant_config *q)
+static void write_and_read(lu_quant_config *q)
 {
     json_t *config = json_pack("{s:o}", "quantization_config", lu_quant_config_write(q));
     lu_quant_config again;
@@ -52,7 +52,13 @@ static void write_and_read(const lu_quant_config *q)
     REQUIRE(config);
     REQUIRE(lu_quant_config_read(config, &found, &again, NULL) == LUTRA_OK && found);
     REQUIRE(again.n_modules == q->n_modules);
-    REQUIRE(memcmp(again.format.table, q->format.table, sizeof q->format.table) == 0);
+    REQUIRE(again.n_schemes == q->n_schemes);
+    for (int64_t i = 0; i < q->n_schemes; i++)
+        REQUIRE(lu_scheme_equal(&again.schemes[i], &q->schemes[i]));
+    for (int64_t i = 0; i < q->n_modules; i++) {
+        const lu_scheme *s = lu_quant_config_find(&again, q->modules[i].name);
+        REQUIRE(s && lu_scheme_equal(s, &q->schemes[q->modules[i].scheme]));
+    }
     lu_quant_config_free(&again);
     json_decref(config);
 }

@@ -145,9 +145,10 @@ static lu_linear planned(problem *p, lu_level level)
     lu_linear l;
     lutra_err err;
     assert_int_equal(lu_linear_plan(&p->w, p->act, level, &l, &err), LUTRA_OK);
-    l.packed = lu_alloc_aligned(l.packed_bytes);
-    assert_non_null(l.packed);
-    memset(l.packed, 0xff, l.packed_bytes);
+    void *packed = lu_alloc_aligned(l.packed_bytes);
+    assert_non_null(packed);
+    memset(packed, 0xff, l.packed_bytes);
+    lu_linear_attach(&l, &p->w, packed);
     lu_linear_pack(&l, &p->w, 0, l.n_units / 2);
     lu_linear_pack(&l, &p->w, l.n_units / 2, l.n_units);
     l.bias = p->bias;
@@ -164,7 +165,15 @@ static float *product(const lu_linear *l, const void *x, int64_t M, int64_t spli
     memset(y, 0xff, (size_t)(M * ldy) * sizeof *y);
     for (int64_t u = 0; u < l->n_units; u += split) {
         const int64_t end = u + split < l->n_units ? u + split : l->n_units;
-        lu_linear_run(l, x, l->k, M, y, ldy, u, end, scratch);
+        const lu_linear_args a = {.x = x,
+                                  .ldx = l->k,
+                                  .M = M,
+                                  .y = y,
+                                  .ldy = ldy,
+                                  .unit0 = u,
+                                  .unit1 = end,
+                                  .scratch = scratch};
+        lu_linear_run(l, &a);
     }
     for (int64_t m = 0; m < M; m++)
         for (int64_t n = l->n; n < ldy; n++)

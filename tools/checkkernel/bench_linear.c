@@ -22,7 +22,14 @@ typedef struct {
 static void run(void *arg)
 {
     const job *j = arg;
-    lu_linear_run(&j->l, j->x, SIZE, j->M, j->y, SIZE, 0, j->l.n_units, j->scratch);
+    const lu_linear_args a = {.x = j->x,
+                              .ldx = SIZE,
+                              .M = j->M,
+                              .y = j->y,
+                              .ldy = SIZE,
+                              .unit1 = j->l.n_units,
+                              .scratch = j->scratch};
+    lu_linear_run(&j->l, &a);
 }
 
 static bool time_job(job *j, int64_t M, const ck_roof *roof)
@@ -77,6 +84,7 @@ static int bench_format(int bits, lutra_dtype act, const ck_roof *roof)
     if (j.l.packed) {
         memset(data, 0x3c, data_bytes);
         memset(scales, 0x3c, scale_bytes);
+        lu_linear_attach(&j.l, &w, j.l.packed);
         lu_linear_pack(&j.l, &w, 0, j.l.n_units);
         n = time_job(&j, 1, roof) + time_job(&j, 128, roof);
     }

@@ -15,6 +15,7 @@ typedef struct {
     lutra_dtype dtype; /* of dense weights, or of scales */
     int64_t group;     /* 0: the whole row */
     bool zeros, bias;
+    bool tables, gathered, outliers; /* kern/linear_extras.h */
     lutra_dtype act;
     int64_t n, k, max_m;
 } problem;
@@ -88,6 +89,47 @@ static void make_coded(ck *t, product *c)
     make_scales(t, c, c->p.n * (c->p.group ? c->p.k / c->p.group : 1));
 }
 
+/* A table for every 64 rows, groups in random order, about every 16th column an outlier. */
+static void make_extras(ck *t, product *c)
+{
+    const int64_t n = c->p.n, k = c->p.k, groups = c->p.group ? k / c->p.group : 1;
+    if (c->p.tables) {
+        const int64_t count = (n + 63) / 64 << c->p.bits;
+        float *tables = ck_input(t, count, CK_GAUSS);
+        for (int64_t i = 0; i < count && c->p.act == LUTRA_BF16; i++)
+            tables[i] = as_bf16(tables[i]); /* so that decode() need not round them */
+        ck_freeze(t, tables);
+        c->w.tables = tables;
+        c->w.table_rows = 64;
+    }
+    if (c->p.gathered) {
+        int32_t *g = ck_output(t, (size_t)k * sizeof *g);
+        for (int64_t i = 0; i < k; i++)
+            g[i] = (int32_t)(i % groups);
+        for (int64_t i = k - 1; i > 0; i--) { /* shuffle */
+            const int64_t j = (int64_t)(ck_random(t) % (uint64_t)(i + 1));
+            const int32_t held = g[i];
+            g[i] = g[j];
+            g[j] = held;
+        }
+        ck_freeze(t, g);
+        c->w.groups = g;
+    }
+    if (c->p.outliers) {
+        int32_t *columns = ck_output(t, (size_t)k * sizeof *columns);
+        for (int64_t i = 0; i < k; i++)
+            if (ck_random(t) % 16 == 0)
+                columns[c->w.n_outliers++] = (int32_t)i;
+        uint16_t *weights = ck_output(t, (size_t)(n * c->w.n_outliers + 1) * sizeof *weights);
+        for (int64_t i = 0; i < n * c->w.n_outliers; i++)
+            weights[i] = lu_f32_to_f16(ck_gauss(t));
+        ck_freeze(t, columns);
+        ck_freeze(t, weights);
+        c->w.outlier_columns = columns;
+        c->w.outlier_weights = weights;
+    }
+}
+
 static ck_kind row_kind(int64_t m) { return (ck_kind)(m % CK_N_KINDS); }
 
 static void make_x(ck *t, product *c)
@@ -127,17 +169,19 @@ static bool prepare(ck *t, product *c)
     c->w.k = c->p.k;
     c->ldx = c->p.k + c->p.n % 3;
     c->ldy = c->p.n + c->p.k % 3;
-    if (c->p.bits)
+    if (c->p.bits) {
         make_coded(t, c);
-    else
+        make_extras(t, c);
+    } else {
         make_dense(t, c);
+    }
     make_x(t, c);
     decode(t, c);
     if (lu_linear_plan(&c->w, c->p.act, t->level, &c->l, &err) != LUTRA_OK) {
         ck_fail(t, "plan: %s", err.msg);
         return false;
     }
-    c->l.packed = ck_aligned(t, c->l.packed_bytes);
+    lu_linear_attach(&c->l, &c->w, ck_aligned(t, c->l.packed_bytes));
     t->subject->linear_pack(&c->l, &c->w, 0, c->l.n_units / 2);
     t->subject->linear_pack(&c->l, &c->w, c->l.n_units / 2, c->l.n_units);
     ck_freeze(t, c->l.packed);
@@ -158,7 +202,15 @@ static float *multiply(ck *t, const product *c, int64_t first, int64_t M, int64_
     void *scratch = ck_aligned(t, lu_linear_scratch(&c->l, M));
     for (int64_t u = 0; u < c->l.n_units; u += split) {
         const int64_t end = u + split < c->l.n_units ? u + split : c->l.n_units;
-        t->subject->linear_run(&c->l, x, c->ldx, M, y, c->ldy, u, end, scratch);
+        const lu_linear_args a = {.x = x,
+                                  .ldx = c->ldx,
+                                  .M = M,
+                                  .y = y,
+                                  .ldy = c->ldy,
+                                  .unit0 = u,
+                                  .unit1 = end,
+                                  .scratch = scratch};
+        t->subject->linear_run(&c->l, &a);
     }
     for (int64_t m = 0; m + 1 < M; m++)
         for (int64_t n = c->p.n; n < c->ldy; n++)
@@ -207,9 +259,10 @@ static bool check_product(ck *t, const problem *p)
     static const int64_t batches[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,  12, 13,
                                       14, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 512};
     product c = {.p = *p};
-    ck_case(t, "%d bits (0: dense), %s, n %lld, k %lld, group %lld%s%s, x %s", p->bits,
+    ck_case(t, "%d bits (0: dense), %s, n %lld, k %lld, group %lld%s%s%s%s%s, x %s", p->bits,
             lutra_dtype_name(p->dtype), (long long)p->n, (long long)p->k, (long long)p->group,
-            p->zeros ? ", zeros" : "", p->bias ? ", bias" : "", lutra_dtype_name(p->act));
+            p->zeros ? ", zeros" : "", p->tables ? ", tables" : "", p->gathered ? ", gathered" : "",
+            p->outliers ? ", outliers" : "", p->bias ? ", bias" : "", lutra_dtype_name(p->act));
     bool ok = prepare(t, &c);
     if (ok) {
         c.all = multiply(t, &c, 0, p->max_m, c.l.n_units);
@@ -264,6 +317,9 @@ static bool check_coded(ck *t)
                                        .dtype = FLOATS[turn % 3],
                                        .group = groups[g],
                                        .zeros = z,
+                                       .tables = !z && turn % 3 == 0,
+                                       .gathered = groups[g] && turn % 4 < 2,
+                                       .outliers = turn % 7 < 3,
                                        .act = ACTS[a],
                                        .n = ROWS[turn * 7 % N_ROWS],
                                        .k = k,

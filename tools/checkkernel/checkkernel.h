@@ -54,8 +54,7 @@ typedef struct ck_subject {
     lu_level level;
     lu_ops ops;
     void (*linear_pack)(lu_linear *l, const lu_weight *w, int64_t unit0, int64_t unit1);
-    void (*linear_run)(const lu_linear *l, const void *x, int64_t ldx, int64_t M, float *y,
-                       int64_t ldy, int64_t unit0, int64_t unit1, void *scratch);
+    void (*linear_run)(const lu_linear *l, const lu_linear_args *a);
     int64_t (*encode_row)(const lu_encoder *e, lu_encode_row_args *a);
 } ck_subject;
 

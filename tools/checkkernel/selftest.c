@@ -337,61 +337,50 @@ static void linear_does_not_pack_the_last_unit(lu_linear *l, const lu_weight *w,
     lu_linear_pack(l, w, unit0, unit1 == l->n_units && unit1 > 1 ? unit1 - 1 : unit1);
 }
 
-static void linear_depends_on_the_batch(const lu_linear *l, const void *x, int64_t ldx, int64_t M,
-                                        float *y, int64_t ldy, int64_t unit0, int64_t unit1,
-                                        void *scratch)
+static void linear_depends_on_the_batch(const lu_linear *l, const lu_linear_args *a)
 {
-    lu_linear_run(l, x, ldx, M, y, ldy, unit0, unit1, scratch);
-    if (M >= 8 && unit0 < unit1)
-        y[unit0 * l->unit_rows] = nextafterf(y[unit0 * l->unit_rows], INFINITY);
+    lu_linear_run(l, a);
+    if (a->M >= 8 && a->unit0 < a->unit1)
+        a->y[a->unit0 * l->unit_rows] = nextafterf(a->y[a->unit0 * l->unit_rows], INFINITY);
 }
 
-static void linear_skips_the_last_column(const lu_linear *l, const void *x, int64_t ldx, int64_t M,
-                                         float *y, int64_t ldy, int64_t unit0, int64_t unit1,
-                                         void *scratch)
+static void linear_skips_the_last_column(const lu_linear *l, const lu_linear_args *a)
 {
     const uint32_t poison = UINT32_MAX;
-    lu_linear_run(l, x, ldx, M, y, ldy, unit0, unit1, scratch);
-    if (unit1 == l->n_units && l->n % 2)
-        for (int64_t m = 0; m < M; m++)
-            memcpy(&y[m * ldy + l->n - 1], &poison, sizeof poison);
+    lu_linear_run(l, a);
+    if (a->unit1 == l->n_units && l->n % 2)
+        for (int64_t m = 0; m < a->M; m++)
+            memcpy(&a->y[m * a->ldy + l->n - 1], &poison, sizeof poison);
 }
 
-static void linear_writes_whole_tiles(const lu_linear *l, const void *x, int64_t ldx, int64_t M,
-                                      float *y, int64_t ldy, int64_t unit0, int64_t unit1,
-                                      void *scratch)
+static void linear_writes_whole_tiles(const lu_linear *l, const lu_linear_args *a)
 {
-    lu_linear_run(l, x, ldx, M, y, ldy, unit0, unit1, scratch);
-    for (int64_t m = 0; m + 1 < M; m++)
-        for (int64_t n = l->n; n < ldy; n++)
-            y[m * ldy + n] = 0;
+    lu_linear_run(l, a);
+    for (int64_t m = 0; m + 1 < a->M; m++)
+        for (int64_t n = l->n; n < a->ldy; n++)
+            a->y[m * a->ldy + n] = 0;
 }
 
-static void linear_forgets_the_bias(const lu_linear *l, const void *x, int64_t ldx, int64_t M,
-                                    float *y, int64_t ldy, int64_t unit0, int64_t unit1,
-                                    void *scratch)
+static void linear_forgets_the_bias(const lu_linear *l, const lu_linear_args *a)
 {
     lu_linear b = *l;
     b.bias = NULL;
-    lu_linear_run(&b, x, ldx, M, y, ldy, unit0, unit1, scratch);
+    lu_linear_run(&b, a);
 }
 
-static void linear_results_are_bf16(const lu_linear *l, const void *x, int64_t ldx, int64_t M,
-                                    float *y, int64_t ldy, int64_t unit0, int64_t unit1,
-                                    void *scratch)
+static void linear_results_are_bf16(const lu_linear *l, const lu_linear_args *a)
 {
-    lu_linear_run(l, x, ldx, M, y, ldy, unit0, unit1, scratch);
-    for (int64_t n = unit0 * l->unit_rows; n < l->n && n < unit1 * l->unit_rows; n++)
-        for (int64_t m = 0; m < M; m++)
-            y[m * ldy + n] = lu_bf16_to_f32(lu_f32_to_bf16(y[m * ldy + n]));
+    lu_linear_run(l, a);
+    for (int64_t n = a->unit0 * l->unit_rows; n < l->n && n < a->unit1 * l->unit_rows; n++)
+        for (int64_t m = 0; m < a->M; m++)
+            a->y[m * a->ldy + n] = lu_bf16_to_f32(lu_f32_to_bf16(a->y[m * a->ldy + n]));
 }
 
-static void linear_reads_past_x(const lu_linear *l, const void *x, int64_t ldx, int64_t M, float *y,
-                                int64_t ldy, int64_t unit0, int64_t unit1, void *scratch)
+static void linear_reads_past_x(const lu_linear *l, const lu_linear_args *a)
 {
-    const int64_t n = (M - 1) * ldx + l->k;
-    (void)*((const volatile uint16_t *)x + (l->act == LUTRA_BF16 ? n : 2 * n));
-    lu_linear_run(l, x, ldx, M, y, ldy, unit0, unit1, scratch);
+    const int64_t n = (a->M - 1) * a->ldx + l->k;
+    (void)*((const volatile uint16_t *)a->x + (l->act == LUTRA_BF16 ? n : 2 * n));
+    lu_linear_run(l, a);
 }
 
 static int64_t encode_changes_the_last_code(const lu_encoder *e, lu_encode_row_args *a)

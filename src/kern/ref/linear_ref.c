@@ -11,10 +11,7 @@
 
 enum { UNIT_ROWS = 16 };
 
-static size_t code_bytes(const lu_linear *l)
-{
-    return ((size_t)l->k * (size_t)l->bits + 7) / 8;
-}
+static size_t code_bytes(const lu_linear *l) { return ((size_t)l->k * (size_t)l->bits + 7) / 8; }
 
 static size_t row_bytes(const lu_linear *l)
 {
@@ -45,6 +42,22 @@ static void pack_dense_row(const lu_linear *l, const lu_weight *w, int64_t row, 
     }
 }
 
+/* The codes of a row in the order of the packed columns: groups are multiples of 8 columns, so
+   each 8 codes fill whole bytes. */
+static void pack_codes(const lu_linear *l, const uint8_t *codes, uint8_t *out)
+{
+    if (!l->order) {
+        memcpy(out, codes, code_bytes(l));
+        return;
+    }
+    for (int64_t k = 0; k < l->k; k += 8) {
+        uint8_t eight[8];
+        for (int i = 0; i < 8; i++)
+            eight[i] = (uint8_t)lu_code_at(codes, l->order[k + i], l->bits);
+        lu_codes_pack(eight, 8, l->bits, out + (size_t)(k / 8) * (size_t)l->bits);
+    }
+}
+
 static void pack_coded_row(const lu_linear *l, const lu_weight *w, int64_t row, uint8_t *out)
 {
     const int64_t groups = l->k / l->group_size;
@@ -54,7 +67,8 @@ static void pack_coded_row(const lu_linear *l, const lu_weight *w, int64_t row, 
     float *zeros = (float *)out + groups;
     for (int64_t g = 0; g < groups; g++)
         zeros[g] = w->zeros ? l->table[w->zeros[row * groups + g]] : 0.0f;
-    memcpy(zeros + groups, (const uint8_t *)w->data + (size_t)row * code_bytes(l), code_bytes(l));
+    pack_codes(l, (const uint8_t *)w->data + (size_t)row * code_bytes(l),
+               (uint8_t *)(zeros + groups));
 }
 
 static void pack(const lu_linear *l, const lu_weight *w, int64_t unit0, int64_t unit1)
@@ -70,7 +84,7 @@ static void pack(const lu_linear *l, const lu_weight *w, int64_t unit0, int64_t 
 }
 
 /* One row as float32 without its scales: T[q] - T[zero], or the dense values. */
-static void decode_row(const lu_linear *l, const uint8_t *row, float *out)
+static void decode_row(const lu_linear *l, const float *table, const uint8_t *row, float *out)
 {
     if (!l->bits) {
         lu_to_f32(l->dtype, row, l->k, out);
@@ -80,7 +94,7 @@ static void decode_row(const lu_linear *l, const uint8_t *row, float *out)
     const float *zeros = (const float *)row + groups;
     const uint8_t *codes = (const uint8_t *)(zeros + groups);
     for (int64_t k = 0; k < l->k; k++)
-        out[k] = l->table[lu_code_at(codes, k, l->bits)] - zeros[k / l->group_size];
+        out[k] = table[lu_code_at(codes, k, l->bits)] - zeros[k / l->group_size];
 }
 
 static inline float x_at(const lu_linear *l, const void *x, int64_t i)
@@ -104,19 +118,18 @@ static float dot(const lu_linear *l, const float *w, const float *scales, const 
     return y;
 }
 
-static void run(const lu_linear *l, const void *x, int64_t ldx, int64_t M, float *y, int64_t ldy,
-                int64_t unit0, int64_t unit1, void *scratch)
+static void run(const lu_linear *l, const lu_linear_args *a)
 {
-    float *w = scratch;
+    float *w = a->scratch;
     const size_t x_size = lutra_dtype_bytes(l->act);
-    const int64_t end = unit1 * UNIT_ROWS < l->n ? unit1 * UNIT_ROWS : l->n;
-    for (int64_t n = unit0 * UNIT_ROWS; n < end; n++) {
+    const int64_t end = a->unit1 * UNIT_ROWS < l->n ? a->unit1 * UNIT_ROWS : l->n;
+    for (int64_t n = a->unit0 * UNIT_ROWS; n < end; n++) {
         const uint8_t *row = (const uint8_t *)l->packed + (size_t)n * row_bytes(l);
-        decode_row(l, row, w);
-        for (int64_t m = 0; m < M; m++) {
-            const uint8_t *x_row = (const uint8_t *)x + (size_t)(m * ldx) * x_size;
-            const float v = dot(l, w, (const float *)row, x_row);
-            y[m * ldy + n] = l->bias ? v + l->bias[n] : v;
+        decode_row(l, lu_unit_table(l, n / UNIT_ROWS), row, w);
+        for (int64_t m = 0; m < a->M; m++) {
+            const uint8_t *x = (const uint8_t *)a->x + (size_t)(m * a->ldx) * x_size;
+            const float v = dot(l, w, (const float *)row, x);
+            a->y[m * a->ldy + n] = l->bias ? v + l->bias[n] : v;
         }
     }
 }

@@ -334,32 +334,33 @@ static void put(const float *sums, int64_t M, int64_t n, const float *bias, floa
     }
 }
 
-static void run(const lu_linear *l, const void *x, int64_t ldx, int64_t M, float *y, int64_t ldy,
-                int64_t unit0, int64_t unit1, void *scratch)
+static void run(const lu_linear *l, const lu_linear_args *a)
 {
-    const job j = {.l = l,
-                   .o = lu_pack_layout_of(l, UNIT_ROWS),
-                   .t = make_tables(l->bits ? l->bits : 1, l->table),
-                   .block = l->bits ? LU_PACK_BLOCK : 1};
+    job j = {.l = l, .o = lu_pack_layout_of(l, UNIT_ROWS), .block = l->bits ? LU_PACK_BLOCK : 1};
     const rows_fn fn = choose(l);
-    const int64_t pass = M < MAX_TOKENS ? M : MAX_TOKENS;
-    float *tile = scratch, *sums = tile + LU_LINEAR_SEGMENT * UNIT_ROWS;
+    const float *table = NULL;
+    const int64_t pass = a->M < MAX_TOKENS ? a->M : MAX_TOKENS;
+    float *tile = a->scratch, *sums = tile + LU_LINEAR_SEGMENT * UNIT_ROWS;
     float *expanded = sums + pass * UNIT_ROWS;
     const bool direct = l->act == LUTRA_F32 && j.o.k_padded == l->k;
-    const size_t x_row = (size_t)ldx * lutra_dtype_bytes(l->act);
-    for (int64_t m = 0; m < M; m += pass) {
-        const int64_t n_rows = M - m < pass ? M - m : pass;
-        const uint8_t *from = (const uint8_t *)x + (size_t)m * x_row;
+    const size_t x_row = (size_t)a->ldx * lutra_dtype_bytes(l->act);
+    for (int64_t m = 0; m < a->M; m += pass) {
+        const int64_t n_rows = a->M - m < pass ? a->M - m : pass;
+        const uint8_t *from = (const uint8_t *)a->x + (size_t)m * x_row;
         const float *xf = direct ? (const float *)from : expanded;
-        const int64_t stride = direct ? ldx : x_stride(j.o.k_padded);
+        const int64_t stride = direct ? a->ldx : x_stride(j.o.k_padded);
         for (int64_t i = 0; !direct && i < n_rows; i++)
             expand_x(&j, from + (size_t)i * x_row, expanded + i * stride);
-        for (int64_t u = unit0; u < unit1; u++) {
+        for (int64_t u = a->unit0; u < a->unit1; u++) {
             const int64_t row = u * UNIT_ROWS;
             const int64_t n = l->n - row < UNIT_ROWS ? l->n - row : UNIT_ROWS;
+            if (table != lu_unit_table(l, u)) {
+                table = lu_unit_table(l, u);
+                j.t = make_tables(l->bits ? l->bits : 1, table);
+            }
             fn(&j, (const uint8_t *)l->packed + (size_t)u * l->unit_bytes, xf, stride, n_rows, sums,
                tile);
-            put(sums, n_rows, n, l->bias ? l->bias + row : NULL, y + m * ldy + row, ldy);
+            put(sums, n_rows, n, l->bias ? l->bias + row : NULL, a->y + m * a->ldy + row, a->ldy);
         }
     }
 }
