@@ -2,10 +2,13 @@
    distinct packed weights (0.5 GB at 4 bits: one row of x reads them cold), in the four loops a
    layer of the engine has (q|k|v, o, gate|up, down), against the read and multiply-add roofs
    measured in the same run. Markdown, or one JSON object a line.
-   usage: bench_matmul [--format 4|3|2|bf16] [--m N] [--threads N] [--act bf16|f32] [--cpu LEVEL]
-                       [--layers N] [--seconds S] [--roof-gb N] [--json]
-   --format, --m and --threads narrow the run to one value; --seconds (default 0.6) is spent on each
-   figure. Above --m 8 fewer layers are run, and times scaled to 16: caches play no part there. */
+   usage: bench_matmul [--format 8|4|3|2|bf16] [--m N] [--threads N] [--act bf16|f32|int8] [--cpu
+   LEVEL]
+                       [--group N] [--layers N] [--seconds S] [--roof-gb N] [--json]
+   --act int8: rows of 8-bit codes and integer weights (4 and 8 bits; bf16 is left out); --group 0:
+   a scale per row of weights. --format, --m and --threads narrow the run to one value; --seconds
+   (default 0.6) is spent on each figure. Above --m 8 fewer layers are run, and times scaled to 16:
+   caches play no part there. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +18,7 @@
 #include "measure.h"
 #include "tensor/convert.h"
 
-enum { MODEL_LAYERS = 16, PRODUCTS = 7, LOOPS = 4, GROUP = 64, MAX_M = 4096, CHUNKS = 8 };
+enum { MODEL_LAYERS = 16, PRODUCTS = 7, LOOPS = 4, MAX_M = 4096, CHUNKS = 8 };
 
 typedef struct {
     const char *name;
@@ -29,8 +32,8 @@ static const product products[PRODUCTS] = {
 };
 
 typedef struct {
-    int bits, threads; /* -1: all of them; bits 0: dense bf16 */
-    int64_t m, layers;
+    int bits, threads;        /* -1: all of them; bits 0: dense bf16 */
+    int64_t m, layers, group; /* group 0: the whole row */
     lutra_dtype act;
     lu_level level;
     double seconds, roof_gb;
@@ -73,7 +76,7 @@ static void fill_random(void *out, size_t bytes)
 }
 
 /* Random codes, or random bf16 of size 0.5..2; scales 2^-7. */
-static lu_weight make_weight(const product *p, int bits)
+static lu_weight make_weight(const product *p, int bits, const options *o)
 {
     const size_t count = (size_t)(p->n * p->k), bytes = count * (size_t)(bits ? bits : 16) / 8;
     lu_weight w = {
@@ -86,14 +89,17 @@ static lu_weight make_weight(const product *p, int bits)
             data[i] = (uint16_t)((data[i] & 0x80ff) | 0x3f00);
         return w;
     }
-    uint16_t *scales = need(lu_array(count / GROUP, sizeof *scales));
-    for (size_t i = 0; i < count / GROUP; i++)
+    const size_t n_scales = count / (size_t)(o->group ? o->group : p->k);
+    uint16_t *scales = need(lu_array(n_scales, sizeof *scales));
+    for (size_t i = 0; i < n_scales; i++)
         scales[i] = 0x2000;
-    w.group_size = GROUP;
+    w.group_size = o->group;
     w.scales = scales;
     w.scale_dtype = LUTRA_F16;
     for (int i = 0; i < 1 << bits; i++)
-        w.table[i] = ((float)i - (float)(1 << bits) / 2 + 0.4f) / (float)(1 << bits);
+        w.table[i] = o->act == LUTRA_U8
+                         ? (float)(i - (1 << bits) / 2)
+                         : ((float)i - (float)(1 << bits) / 2 + 0.4f) / (float)(1 << bits);
     return w;
 }
 
@@ -111,7 +117,7 @@ static model *make_model(int bits, const options *o)
     model *m = need(lu_calloc(1, sizeof *m));
     m->layers = o->layers;
     for (int p = 0; p < PRODUCTS; p++) {
-        const lu_weight w = make_weight(&products[p], bits);
+        const lu_weight w = make_weight(&products[p], bits, o);
         lu_linear l;
         if (lu_linear_plan(&w, o->act, o->level, &l, &err) != LUTRA_OK)
             fail(err.msg);
@@ -155,7 +161,7 @@ static void run_units(void *arg, int64_t begin, int64_t end, int worker)
         if (u0 < u1)
             lu_linear_run(l, &(lu_linear_args){
                                  .x = job->x,
-                                 .ldx = l->k,
+                                 .ldx = lu_linear_x_stride(l),
                                  .M = job->m,
                                  .y = y,
                                  .ldy = l->n,
@@ -199,7 +205,9 @@ static result time_model(lu_pool *pool, const model *m, int64_t rows, const opti
     const size_t x_count = (size_t)rows * 8192;
     uint8_t *x = need(lu_alloc_aligned(x_count * sizeof(float)));
     const float value = 0.37f;
-    for (size_t i = 0; i < x_count; i++)
+    if (o->act == LUTRA_U8)
+        memset(x, 0x3f, x_count * sizeof(float)); /* scale 0.75, zero point 63 */
+    for (size_t i = 0; i < x_count && o->act != LUTRA_U8; i++)
         lu_from_f32(o->act, &value, 1, x + i * lutra_dtype_bytes(o->act));
     job.x = x;
     job.y = need(lu_alloc_aligned((size_t)rows * 16384 * sizeof(float)));
@@ -304,9 +312,11 @@ static bool parse_option(options *o, const char *key, const char *value)
     else if (strcmp(key, "--threads") == 0)
         o->threads = atoi(value);
     else if (strcmp(key, "--act") == 0)
-        o->act = lutra_dtype_parse(value);
+        o->act = strcmp(value, "int8") == 0 ? LUTRA_U8 : lutra_dtype_parse(value);
     else if (strcmp(key, "--cpu") == 0)
         return lu_level_parse(value, &o->level, &err) == LUTRA_OK;
+    else if (strcmp(key, "--group") == 0)
+        o->group = atoi(value);
     else if (strcmp(key, "--layers") == 0)
         o->layers = atoi(value);
     else if (strcmp(key, "--seconds") == 0)
@@ -324,6 +334,7 @@ static bool parse(int argc, char **argv, options *o)
                    .threads = -1,
                    .m = -1,
                    .layers = MODEL_LAYERS,
+                   .group = 64,
                    .act = LUTRA_BF16,
                    .level = lu_level_best(),
                    .seconds = 0.6,
@@ -338,18 +349,22 @@ static bool parse(int argc, char **argv, options *o)
     }
     return (o->bits <= 0 || (o->bits >= 2 && o->bits <= 8)) && o->m <= MAX_M && o->m != 0 &&
            o->layers >= 1 && o->layers <= MODEL_LAYERS && o->threads <= BM_MAX_THREADS &&
-           (o->act == LUTRA_BF16 || o->act == LUTRA_F32) && o->roof_gb >= 0.01;
+           (o->act == LUTRA_BF16 || o->act == LUTRA_F32 || (o->act == LUTRA_U8 && o->bits != 0)) &&
+           o->group >= 0 && o->group % 8 == 0 && 2048 % (o->group ? o->group : 1) == 0 &&
+           o->roof_gb >= 0.01;
 }
 
 int main(int argc, char **argv)
 {
-    static const int formats[] = {4, 3, 2, 0};
+    static const int formats[] = {4, 3, 2, 0}, int8_formats[] = {8, 4};
     options o;
     team teams[2];
     if (!parse(argc, argv, &o)) {
-        fprintf(stderr, "usage: bench_matmul [--format 4|3|2|bf16] [--m N] [--threads N] "
-                        "[--act bf16|f32] [--cpu LEVEL]\n"
-                        "                    [--layers N] [--seconds S] [--roof-gb N] [--json]\n");
+        fprintf(
+            stderr,
+            "usage: bench_matmul [--format 8|4|3|2|bf16] [--m N] [--threads N] "
+            "[--act bf16|f32|int8] [--cpu LEVEL]\n"
+            "                    [--group N] [--layers N] [--seconds S] [--roof-gb N] [--json]\n");
         return 2;
     }
     bm_print_machine(stdout, o.json);
@@ -359,8 +374,9 @@ int main(int argc, char **argv)
             "\n| variant | threads | rows | us / 16 layers | weights, GB/s | of reading | GFLOP/s "
             "| of multiply-adds | q,k,v + o + gate,up + down, us |\n|---|---|---|---|---|---|---|"
             "---|---|\n");
-    for (int i = 0; i < 4; i++) {
-        run_format(o.bits >= 0 ? o.bits : formats[i], teams, n_teams, &o);
+    for (int i = 0; i < (o.act == LUTRA_U8 ? 2 : 4); i++) {
+        const int bits = o.act == LUTRA_U8 ? int8_formats[i] : formats[i];
+        run_format(o.bits >= 0 ? o.bits : bits, teams, n_teams, &o);
         if (o.bits >= 0)
             break;
     }

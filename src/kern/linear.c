@@ -9,12 +9,20 @@
 #include "base/mem.h"
 #include "fmt/codec.h"
 #include "kern/linear_extras.h"
-#include "kern/linear_variant.h"
+#include "kern/linear_int8.h"
 #include "tensor/convert.h"
 
 #define COPIED_ROWS 96 /* of x: as many as a variant takes in one pass over the weights */
 
 /* Highest level first. */
+static const lu_linear_variant *const int8_variants[] = {
+#if defined(__x86_64__)
+    &lu_linear_int8_avx512,
+    &lu_linear_int8_avx2,
+#endif
+    &lu_linear_int8_ref,
+};
+
 static const lu_linear_variant *const variants[] = {
 #if defined(__x86_64__)
     &lu_linear_avx512,
@@ -54,8 +62,8 @@ static lutra_status check_weight(const lu_weight *w, lutra_dtype act, lutra_err 
     if (w->n < 1 || w->k < 1 || w->n > INT32_MAX || w->k > INT32_MAX)
         return lu_fail(err, LUTRA_E_ARG, "weight: shape %lld x %lld, expected 1..2^31-1 each",
                        (long long)w->n, (long long)w->k);
-    if (act != LUTRA_F32 && act != LUTRA_BF16)
-        return lu_fail(err, LUTRA_E_ARG, "activations of type %s, expected F32 or BF16",
+    if (act != LUTRA_F32 && act != LUTRA_BF16 && act != LUTRA_U8)
+        return lu_fail(err, LUTRA_E_ARG, "activations of type %s, expected F32, BF16 or U8",
                        lutra_dtype_name(act));
     if (w->dtype == LUTRA_DTYPE_NONE)
         return check_coded(w, err);
@@ -90,6 +98,7 @@ static void fill_format(lu_linear *l, const lu_weight *w, lutra_dtype act)
     l->scale_dtype = w->scale_dtype;
     for (int i = 0; !w->tables && i < 1 << w->bits; i++)
         l->table[i] = act == LUTRA_BF16 ? lu_bf16_to_f32(lu_f32_to_bf16(w->table[i])) : w->table[i];
+    l->nibbles = act == LUTRA_U8 && lu_int8_fits_nibbles(w);
     l->affine = !w->tables && is_affine(l->table, 1 << w->bits);
 }
 
@@ -97,7 +106,9 @@ static void name_variant(lu_linear *l)
 {
     const char *act = l->act == LUTRA_BF16 ? "bf16" : "f32";
     const char *dense = l->dtype == LUTRA_F32 ? "f32" : l->dtype == LUTRA_F16 ? "f16" : "bf16";
-    if (l->bits)
+    if (l->act == LUTRA_U8)
+        snprintf(l->name, sizeof l->name, "%s_int%d_u8", l->variant->name, l->nibbles ? 4 : 8);
+    else if (l->bits)
         snprintf(l->name, sizeof l->name, "%s_lut%d_%s", l->variant->name, l->bits, act);
     else
         snprintf(l->name, sizeof l->name, "%s_%s_%s", l->variant->name, dense, act);
@@ -107,11 +118,15 @@ lutra_status lu_linear_plan(const lu_weight *w, lutra_dtype act, lu_level level,
                             lutra_err *err)
 {
     LU_TRY(check_weight(w, act, err));
+    if (act == LUTRA_U8 && !lu_linear_takes_u8(w))
+        return lu_fail(err, LUTRA_E_ARG,
+                       "weight: not of integers from -128 to 127, which 8-bit activations need");
     lu_linear l = {0};
     fill_format(&l, w, act);
-    for (size_t i = 0; !l.variant && i < sizeof variants / sizeof *variants; i++)
-        if (variants[i]->level <= level)
-            l.variant = variants[i];
+    const lu_linear_variant *const *list = act == LUTRA_U8 ? int8_variants : variants;
+    while ((*list)->level > level) /* ref ends both lists */
+        list++;
+    l.variant = *list;
     name_variant(&l);
     l.unit_rows = l.variant->unit_rows;
     l.n_units = (l.n + l.unit_rows - 1) / l.unit_rows;

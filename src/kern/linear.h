@@ -62,7 +62,7 @@ typedef struct lu_linear {
     int64_t n, k, group_size; /* group_size > 0; dense: k */
     int bits;                 /* 0 = dense */
     bool zeros;               /* coded with zero points */
-    lutra_dtype act;          /* F32: x is float; BF16: x is bf16 bits */
+    lutra_dtype act;          /* F32: x is float; BF16: x is bf16 bits; U8: x is records of codes */
     lutra_dtype dtype;        /* dense: element type as packed; coded: NONE */
     lutra_dtype scale_dtype;
     size_t unit_bytes;   /* packed bytes of one unit */
@@ -70,6 +70,7 @@ typedef struct lu_linear {
     void *packed;        /* caller-owned */
     int64_t n_units;     /* blocks of W rows */
     int64_t unit_rows;   /* rows of W (columns of y) per unit; the last may be short */
+    bool nibbles;        /* act U8: weights are packed as 4 bits, else as 8 */
     bool affine;         /* table[i] = table[0] + i * (table[1] - table[0]), exactly */
     float table[256];    /* as multiplied: rounded to bf16 when act is BF16 */
     const float *bias;   /* [n] or NULL, caller-owned */
@@ -86,7 +87,13 @@ typedef struct lu_linear {
     const float *outlier_weights;   /* [units][n_outliers][unit_rows] */
 } lu_linear;
 
-/* act: LUTRA_F32 or LUTRA_BF16. Fills *out but packed, bias and input (NULL). */
+/* Whether a weight can be multiplied with 8-bit activations: coded, without tables per block, columns
+   in another order or outliers, and all its table - zero are integers from -128 to 127. */
+bool lu_linear_takes_u8(const lu_weight *w);
+
+/* act: LUTRA_F32, LUTRA_BF16, or LUTRA_U8 for weights that take it: rows of x are then records of
+   codes (kern/act_quant.h), ldx counts bytes, and the arithmetic is that of linear_int8.h. Fills
+   *out but packed, bias and input (NULL). */
 lutra_status lu_linear_plan(const lu_weight *w, lutra_dtype act, lu_level level, lu_linear *out,
                             lutra_err *err);
 const char *lu_linear_variant_name(const lu_linear *l); /* e.g. "avx512_lut4_bf16" */

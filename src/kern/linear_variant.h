@@ -28,4 +28,9 @@ extern const lu_linear_variant lu_linear_ref;
 extern const lu_linear_variant lu_linear_avx2; /* x86_64 only */
 extern const lu_linear_variant lu_linear_avx512;
 
+/* Products of integers (linear_int8.h). */
+extern const lu_linear_variant lu_linear_int8_ref;
+extern const lu_linear_variant lu_linear_int8_avx2; /* x86_64 only */
+extern const lu_linear_variant lu_linear_int8_avx512;
+
 #endif

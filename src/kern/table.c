@@ -21,7 +21,7 @@
 /* leaf 7.0 */
 #define EBX_AVX2 (1u << 5)
 #define EBX_AVX512 ((1u << 16) | (1u << 17) | (1u << 30) | (1u << 31)) /* F DQ BW VL */
-#define ECX_VBMI (1u << 1)
+#define ECX_AVX512 ((1u << 1) | (1u << 11)) /* VBMI VNNI */
 /* leaf 7.1 */
 #define EAX_BF16 (1u << 5)
 
@@ -42,7 +42,7 @@ static lu_level detect(void)
     const unsigned xcr0 = read_xcr0();
     if (!all(xcr0, XCR0_AVX) || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all(b, EBX_AVX2))
         return LU_LEVEL_REF;
-    if (!all(xcr0, XCR0_AVX512) || !all(b, EBX_AVX512) || !all(c, ECX_VBMI) || a < 1)
+    if (!all(xcr0, XCR0_AVX512) || !all(b, EBX_AVX512) || !all(c, ECX_AVX512) || a < 1)
         return LU_LEVEL_AVX2;
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && all(a, EAX_BF16) ? LU_LEVEL_AVX512
                                                                        : LU_LEVEL_AVX2;

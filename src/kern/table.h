@@ -10,7 +10,7 @@ typedef enum lu_level { LU_LEVEL_REF, LU_LEVEL_AVX2, LU_LEVEL_AVX512, LU_N_LEVEL
 const char *lu_level_name(lu_level level);
 
 /* True if this CPU and its operating system (XCR0) run the level. avx512 means F BW VL DQ and
-   BF16 and VBMI; finer steps are added as levels when a machine needs them. */
+   BF16, VBMI and VNNI; finer steps are added as levels when a machine needs them. */
 bool lu_level_available(lu_level level);
 lu_level lu_level_best(void);
 

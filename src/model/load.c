@@ -47,8 +47,12 @@ static lutra_status plan_module(void *arg, int64_t layer, lu_module *module, lut
     packing *p = arg;
     const lutra_model *m = p->model;
     const bool rounded = module->input.format.bits != 0;
-    const lutra_status status = lu_linear_plan(&module->weight, rounded ? LUTRA_F32 : m->act,
-                                               m->level, &module->linear, err);
+    const lutra_dtype act = !rounded ? m->act
+                            : lu_act_has_records(&module->input.format) &&
+                                    lu_linear_takes_u8(&module->weight)
+                                ? LUTRA_U8
+                                : LUTRA_F32;
+    const lutra_status status = lu_linear_plan(&module->weight, act, m->level, &module->linear, err);
     if (status != LUTRA_OK)
         return layer < 0 ? lu_fail_prefix(err, status, "%s", module->site)
                          : lu_fail_prefix(err, status, "layer %" PRId64 " %s", layer, module->site);

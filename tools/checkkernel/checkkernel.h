@@ -124,6 +124,7 @@ void ck_check_act_encode(ck *t);
 void ck_check_act_decode(ck *t);
 void ck_check_attend(ck *t);
 void ck_check_linear(ck *t);
+void ck_check_int8(ck *t);
 void ck_check_encode(ck *t);
 
 /* bench.c: times the ops whose name contains `filter` (NULL = all), one line each */

@@ -9,6 +9,7 @@ const ck_op ck_op_list[] = {
         {"logsumexp", ck_check_logsumexp},
     {"argmax", ck_check_argmax},
     {"linear", ck_check_linear}, /* kern/linear.h */
+    {"int8", ck_check_int8},     /* kern/linear_int8.h */
     {"encode", ck_check_encode}, /* kern/encode.h */
     {NULL, NULL},
 };

@@ -3,6 +3,7 @@
    do one thing wrong, the way kernels do go wrong: tails, bounds, rounding, masks, batching. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "checkkernel.h"
@@ -231,6 +232,22 @@ static void decode_forgets_the_zero(float *y, const uint8_t *codes, int64_t n, f
 {
     (void)zero;
     good.act_decode(y, codes, n, scale, 0);
+}
+
+static void int8_ignores_zero_points(const lu_linear *l, const lu_linear_args *a)
+{
+    lu_linear_args b = *a;
+    uint8_t *records = malloc((size_t)(a->M * a->ldx));
+    if (!records)
+        abort();
+    for (int64_t m = 0; m < a->M; m++) {
+        memcpy(records + m * a->ldx, (const uint8_t *)a->x + m * a->ldx,
+               (size_t)lu_act_record_bytes(l->k));
+        records[m * a->ldx + 4] = LU_ACT_SYM_ZERO;
+    }
+    b.x = records;
+    lu_linear_run(l, &b);
+    free(records);
 }
 
 static void attend_ignores_the_window(const lu_attend_args *a)
@@ -473,6 +490,11 @@ static const fault FAULTS[] = {
     FAULT_IN(linear, linear_run, linear_forgets_the_bias),
     FAULT_IN(linear, linear_run, linear_results_are_bf16),
     FAULT_IN(linear, linear_run, linear_reads_past_x),
+    FAULT_IN(int8, linear_run, int8_ignores_zero_points),
+    FAULT_IN(int8, linear_run, linear_skips_the_last_column),
+    FAULT_IN(int8, linear_run, linear_forgets_the_bias),
+    FAULT_IN(int8, linear_run, linear_results_are_bf16),
+    FAULT_IN(int8, linear_pack, linear_does_not_pack_the_last_unit),
     FAULT_IN(encode, encode_row, encode_changes_the_last_code),
     FAULT_IN(encode, encode_row, encode_writes_past_the_codes),
     FAULT_IN(encode, encode_row, encode_accepts_nan),
