@@ -10,8 +10,10 @@
 #include <cmocka.h>
 
 #include "algo/act_range.h"
-#include "kern/act_quant.h"
+#include "base/mem.h"
+#include "kern/linear.h"
 #include "kern/table.h"
+#include "lutra/quant.h"
 #include "support/expect.h"
 
 static void specs(void **state)
@@ -166,6 +168,98 @@ static void bad_values_spoil_their_row(void **state)
     }
 }
 
+/* --- products --------------------------------------------------------------------------------- */
+
+enum { ROWS = 3, OUT = 70, IN = 128 };
+
+/* y[ROWS][OUT] of rounded rows, by records (U8) or by float values. */
+static void product(const lu_weight *w, const lu_act_quant *q, lutra_dtype act, lu_level level,
+                    const float *x, float *y)
+{
+    lu_ops ops;
+    lu_linear l;
+    lutra_err err;
+    lu_ops_fill(&ops, level);
+    must(lu_linear_plan(w, act, level, &l, &err), &err);
+    l.packed = lu_alloc_aligned(l.packed_bytes);
+    void *scratch = lu_alloc_aligned(lu_linear_scratch(&l, ROWS) + 64);
+    uint8_t *rows = lu_alloc_aligned(ROWS * IN * sizeof(float)), codes[IN];
+    assert_true(l.packed && scratch && rows);
+    lu_linear_pack(&l, w, 0, l.n_units);
+    for (int m = 0; m < ROWS; m++)
+        if (act == LUTRA_U8)
+            lu_act_record(&ops, q, x + m * IN, IN, rows + m * lu_act_record_bytes(IN));
+        else
+            lu_act_fake(&ops, q, x + m * IN, IN, (float *)(void *)rows + m * IN, codes);
+    lu_linear_run(&l, rows, lu_linear_x_stride(&l), ROWS, y, OUT, 0, l.n_units, scratch);
+    lu_free_aligned(l.packed);
+    lu_free_aligned(scratch);
+    lu_free_aligned(rows);
+}
+
+/* The product of integers is that of the rounded values, and the same at every level. */
+static void integers_multiply_as_their_values(void **state)
+{
+    static const char *const weights[] = {"int8:channel", "int4:g64", "int3:g32:asym"};
+    static const char *const inputs[] = {"int8", "int8:asym", "int4", "int8:tensor"};
+    static float w[OUT * IN], x[ROWS * IN], first[ROWS * OUT], y[ROWS * OUT], fake[ROWS * OUT];
+    lutra_ctx *ctx = open_ctx(1);
+    lutra_err err;
+    (void)state;
+    fill(w, OUT * IN);
+    fill(x, ROWS * IN);
+    for (int i = 0; i < 3; i++) {
+        lutra_format f;
+        lutra_qmatrix m;
+        must(lutra_format_parse(weights[i], &f, &err), &err);
+        must(lutra_quantize_matrix(ctx, &f, OUT, IN, w, LUTRA_F32, &m, &err), &err);
+        lu_weight weight = {.n = OUT,
+                            .k = IN,
+                            .data = m.codes,
+                            .bits = f.bits,
+                            .group_size = f.group_size,
+                            .scales = m.scales,
+                            .scale_dtype = f.scale_dtype,
+                            .zeros = m.zeros};
+        memcpy(weight.table, f.table, sizeof weight.table);
+        assert_true(lu_linear_takes_u8(&weight));
+        for (int j = 0; j < 4; j++) {
+            lu_act_quant q = quant(inputs[j]);
+            q.scale = 0.03f;
+            q.zero = LU_ACT_SYM_ZERO;
+            for (int level = 0; level <= (int)lu_level_best(); level++) {
+                product(&weight, &q, LUTRA_U8, (lu_level)level, x, level ? y : first);
+                if (level)
+                    assert_memory_equal(y, first, sizeof y);
+            }
+            product(&weight, &q, LUTRA_F32, LU_LEVEL_REF, x, fake);
+            assert_true(relative(first, fake, (int64_t)ROWS * OUT) < 1e-6);
+        }
+        lutra_qmatrix_free(&m);
+    }
+    lutra_close(ctx);
+}
+
+static void other_weights_do_not(void **state)
+{
+    lu_weight w = {.n = 1, .k = 8, .bits = 4};
+    (void)state;
+    assert_false(lu_linear_takes_u8(&(lu_weight){.n = 1, .k = 8, .dtype = LUTRA_BF16}));
+    for (int i = 0; i < 16; i++)
+        w.table[i] = (float)i - 7.5f;
+    assert_false(lu_linear_takes_u8(&w));
+    for (int i = 0; i < 16; i++)
+        w.table[i] = (float)(16 * i - 128);
+    assert_true(lu_linear_takes_u8(&w));
+    w.zeros = (const uint8_t *)"";
+    assert_false(lu_linear_takes_u8(&w)); /* differences up to 240 */
+    lu_linear l;
+    lutra_err err;
+    w.scales = "xxxx";
+    w.scale_dtype = LUTRA_F32;
+    assert_int_equal(lu_linear_plan(&w, LUTRA_U8, LU_LEVEL_REF, &l, &err), LUTRA_E_ARG);
+}
+
 /* --- static ranges ---------------------------------------------------------------------------- */
 
 static void range_of(lu_act_rule rule, const char *spec, double percentile, const float *x,
@@ -283,6 +377,8 @@ int main(void)
         cmocka_unit_test(params),
         cmocka_unit_test(rows),
         cmocka_unit_test(bad_values_spoil_their_row),
+        cmocka_unit_test(integers_multiply_as_their_values),
+        cmocka_unit_test(other_weights_do_not),
         cmocka_unit_test(means),
         cmocka_unit_test(percentiles),
         cmocka_unit_test(least_squared_error),
