@@ -181,17 +181,25 @@ static void product(const lu_weight *w, const lu_act_quant *q, lutra_dtype act, 
     lutra_err err;
     lu_ops_fill(&ops, level);
     must(lu_linear_plan(w, act, level, &l, &err), &err);
-    l.packed = lu_alloc_aligned(l.packed_bytes);
+    void *packed = lu_alloc_aligned(l.packed_bytes);
     void *scratch = lu_alloc_aligned(lu_linear_scratch(&l, ROWS) + 64);
     uint8_t *rows = lu_alloc_aligned(ROWS * IN * sizeof(float)), codes[IN];
-    assert_true(l.packed && scratch && rows);
+    assert_true(packed && scratch && rows);
+    lu_linear_attach(&l, w, packed);
     lu_linear_pack(&l, w, 0, l.n_units);
     for (int m = 0; m < ROWS; m++)
         if (act == LUTRA_U8)
             lu_act_record(&ops, q, x + m * IN, IN, rows + m * lu_act_record_bytes(IN));
         else
             lu_act_fake(&ops, q, x + m * IN, IN, (float *)(void *)rows + m * IN, codes);
-    lu_linear_run(&l, rows, lu_linear_x_stride(&l), ROWS, y, OUT, 0, l.n_units, scratch);
+    const lu_linear_args a = {.x = rows,
+                              .ldx = lu_linear_x_stride(&l),
+                              .M = ROWS,
+                              .y = y,
+                              .ldy = OUT,
+                              .unit1 = l.n_units,
+                              .scratch = scratch};
+    lu_linear_run(&l, &a);
     lu_free_aligned(l.packed);
     lu_free_aligned(scratch);
     lu_free_aligned(rows);
