@@ -77,6 +77,7 @@ typedef struct lu_site_linear {
     float *bias; /* [n] or NULL */
     bool wanted; /* the recipe lets the pass that runs now work on it */
     bool kept;   /* never rounded (routers, ignored modules); scaled with the others all the same */
+    bool feeds_scores;   /* a query or key projection: its output becomes an attention score */
     lutra_format format; /* to round to; a pass that learns a table writes it here */
     lutra_range range;   /* how a group's scale follows from its weights */
     float *lo, *hi; /* [n][groups] ends of each group's range to use instead of its smallest and
@@ -118,8 +119,11 @@ typedef struct lu_seam {
     /* NORM: the norm multiplies by gain + offset (Gemma's offset is 1) */
     float *gain; /* [k] */
     float offset;
+    lutra_dtype stored; /* type that the gain is written in */
     /* ROWS */
     lu_site_linear *producer; /* n = n_scales */
+    bool passes_constants; /* what is added to the producer's outputs arrives at the readers as it
+                              is: v → o, because the weights of attention have the sum 1 */
     int64_t head_dim, repeat; /* GQA: KV head h feeds query heads h * repeat ..; else repeat 1 */
 } lu_seam;
 
@@ -196,8 +200,17 @@ void lu_param_set(const lutra_param *p, void *settings, double value);
 
 /* seam.c. Divides the seam's operation by s[n_scales] > 0 and multiplies the columns of all
    readers; the readers' statistics, the producer's bias and its lo/hi follow, the readers' lo/hi
-   are dropped. E_ARG if a scale is not finite and positive, or the seam refuses. */
+   are dropped. A norm's gain is rounded to the type it is written in, and the scale that this makes
+   is what the columns are multiplied by. E_ARG if a scale is not finite and positive, or the seam
+   refuses. */
 lutra_status lu_seam_apply(lu_block *b, lu_seam *seam, const float *s, lutra_err *err);
+/* Whether a per-channel shift can move: the seam passes constants, the producer and all readers
+   have a bias. */
+bool lu_seam_shifts(const lu_seam *seam);
+/* Subtracts z[n_scales] from the producer's bias and adds W z to the readers' biases; the readers'
+   lowest, highest and rows follow, the other statistics are dropped. E_ARG unless lu_seam_shifts.
+ */
+lutra_status lu_seam_shift(lu_block *b, lu_seam *seam, const float *z, lutra_err *err);
 
 /* linear_codes.c. Allocates codes for l->format (and tables, where learned); frees what was there. */
 lutra_status lu_linear_open_codes(lu_site_linear *l, lutra_err *err);

@@ -7,7 +7,14 @@
 /* One line per pass, transforms first. */
 /* clang-format off */
 #define LU_PASS_LIST(X) \
-    X(gptq)             \
+    X(smoothquant) \
+    X(osplus) \
+    X(awq) \
+    X(clip) \
+    X(range) \
+    X(gptq) \
+    X(hqq) \
+    X(llmint8) \
     X(rtn)
 /* clang-format on */
 

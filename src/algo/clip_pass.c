@@ -1,0 +1,224 @@
+/* clip_pass.c - clipped ranges for groups of weights, by the output error of each group: AWQ's
+   second step (arXiv 2306.00978, and section 3 of LLMC, arXiv 2405.06001, for asymmetric ranges).
+
+   For p = 1, 1 - 1/grid, ... both ends of a group's range shrink by p (always from the whole range,
+   never from an accepted one), its weights are rounded in the finer steps, those outside to the
+   ends. The best p is kept for each row and group by itself. Symmetric formats look at the larger
+   end, so the range is symmetric where the format is. Tables that end below their absmax_ref start
+   from a wider range, as the range rule mse does (kern/encode_range.c).
+
+   The result stands in lo and hi and is used by whatever rounds next; no weight changes. */
+#include <math.h>
+#include <string.h>
+
+#include "algo/clip.h"
+#include "base/mem.h"
+#include "kern/encode.h"
+
+typedef struct {
+    const lu_site_linear *l; /* as it is */
+    int64_t size, groups;
+    float p;
+    float *whole_lo, *whole_hi; /* [n][groups] smallest and largest weight */
+    float *lo, *hi;             /* [n][groups] the candidate */
+    float *best_p;              /* [n][groups] */
+    double *best;               /* [n][groups] its error */
+    float *d;                   /* [n][k] w - rounded w */
+    float *product;             /* [n][size] */
+    int64_t group;              /* that `product` is of */
+} search;
+
+static void whole_rows(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const search *s = arg;
+    (void)worker;
+    for (int64_t i = begin * s->groups; i < end * s->groups; i++) {
+        const float *w = s->l->w + i * s->size;
+        float lo = w[0], hi = w[0];
+        for (int64_t c = 1; c < s->size; c++) {
+            lo = w[c] < lo ? w[c] : lo;
+            hi = w[c] > hi ? w[c] : hi;
+        }
+        s->whole_lo[i] = lo;
+        s->whole_hi[i] = hi;
+        s->best[i] = INFINITY;
+        s->best_p[i] = 1;
+    }
+}
+
+static void difference_rows(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const search *s = arg;
+    (void)worker;
+    for (int64_t i = begin * s->l->k; i < end * s->l->k; i++)
+        s->d[i] = s->l->w[i] - s->d[i];
+}
+
+static void judge_rows(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const search *s = arg;
+    (void)worker;
+    for (int64_t r = begin; r < end; r++) {
+        const float *d = s->d + r * s->l->k + s->group * s->size, *dh = s->product + r * s->size;
+        const int64_t i = r * s->groups + s->group;
+        double error = 0;
+        for (int64_t c = 0; c < s->size; c++)
+            error += (double)d[c] * (double)dh[c];
+        if (error < s->best[i]) {
+            s->best[i] = error;
+            s->best_p[i] = s->p;
+        }
+    }
+}
+
+static lutra_status try_range(lu_block *b, const lu_site *site, search *s, float p, lutra_err *err)
+{
+    const lu_site_linear *l = s->l;
+    const lu_stats *t = &site->stats;
+    lu_site_linear clipped = *l;
+    LU_TRY(lu_check_cancel(b->ctx, err));
+    clipped.lo = s->lo;
+    clipped.hi = s->hi;
+    s->p = p;
+    for (int64_t i = 0; i < l->n * s->groups; i++) {
+        s->lo[i] = p * s->whole_lo[i];
+        s->hi[i] = p * s->whole_hi[i];
+    }
+    LU_TRY(lu_linear_fake_round(b, &clipped, l->w, s->d, err));
+    lu_pool_for(b->ctx->pool, l->n, 16, difference_rows, s);
+    for (s->group = 0; s->group < s->groups; s->group++) {
+        const int64_t at = s->group * s->size;
+        lu_la_gemm(b->la, &(lu_la_gemm_args){.m = l->n,
+                                             .n = s->size,
+                                             .k = s->size,
+                                             .alpha = 1,
+                                             .a = s->d + at,
+                                             .lda = l->k,
+                                             .b = t->hessian + at * l->k + at,
+                                             .ldb = l->k,
+                                             .c = s->product,
+                                             .ldc = s->size});
+        lu_pool_for(b->ctx->pool, l->n, 64, judge_rows, s);
+    }
+    return LUTRA_OK;
+}
+
+/* In units of the range that the rule minmax gives. */
+static float widest(const lutra_format *f)
+{
+    float reach = 0;
+    for (int i = 0; i < 1 << f->bits; i++)
+        reach = fmaxf(reach, fabsf(f->table[i]));
+    return !f->zero_point && f->absmax_ref > reach ? f->absmax_ref / reach : 1;
+}
+
+static lutra_status try_ranges(lu_block *b, const lu_site *site, search *s,
+                               const lu_clip_settings *set, lutra_err *err)
+{
+    const float wide = widest(&s->l->format);
+    lu_pool_for(b->ctx->pool, s->l->n, 16, whole_rows, s);
+    LU_TRY(try_range(b, site, s, 1, err));
+    for (int64_t i = wide > 1 ? 0 : 1; (double)i <= set->max_shrink * (double)set->grid; i++)
+        LU_TRY(try_range(b, site, s, wide * (1 - (float)i / (float)set->grid), err));
+    return LUTRA_OK;
+}
+
+static lutra_status clip_linear(lu_block *b, const lu_site *site, lu_site_linear *l,
+                                const lu_clip_settings *set, lutra_err *err)
+{
+    search s = {.l = l, .groups = lutra_format_groups(&l->format, l->k)};
+    if (s.groups == 0) /* the rounding pass says so */
+        return LUTRA_OK;
+    s.size = l->k / s.groups;
+    const size_t count = (size_t)(l->n * s.groups), n = (size_t)l->n;
+    lu_free(l->lo);
+    lu_free(l->hi);
+    l->lo = l->hi = NULL;
+    float *ranges = lu_array(count, 5 * sizeof *ranges);
+    s.best = lu_array(count, sizeof *s.best);
+    s.d = lu_array(n, (size_t)l->k * sizeof *s.d);
+    s.product = lu_array(n, (size_t)s.size * sizeof *s.product);
+    float *lo = lu_array(count, sizeof *lo), *hi = lu_array(count, sizeof *hi);
+    const bool ok = ranges && s.best && s.d && s.product && lo && hi;
+    lutra_status status = ok ? LUTRA_OK : lu_fail_nomem(err, n * (size_t)l->k * sizeof *s.d);
+    if (ok) {
+        s.whole_lo = ranges;
+        s.whole_hi = ranges + count;
+        s.best_p = ranges + 2 * count;
+        s.lo = ranges + 3 * count;
+        s.hi = ranges + 4 * count;
+        status = try_ranges(b, site, &s, set, err);
+    }
+    for (size_t i = 0; status == LUTRA_OK && i < count; i++) {
+        lo[i] = s.best_p[i] * s.whole_lo[i];
+        hi[i] = s.best_p[i] * s.whole_hi[i];
+    }
+    lu_free(ranges);
+    lu_free(s.best);
+    lu_free(s.d);
+    lu_free(s.product);
+    if (status == LUTRA_OK) {
+        l->lo = lo;
+        l->hi = hi;
+        return LUTRA_OK;
+    }
+    lu_free(lo);
+    lu_free(hi);
+    return status;
+}
+
+lutra_status lu_clip_site(lu_block *b, lu_site *site, const lu_clip_settings *s, int64_t min_rows,
+                          lutra_err *err)
+{
+    if (site->stats.n_rows < min_rows) {
+        lu_log(b->ctx, LUTRA_LOG_WARN,
+               "layer %lld %s: saw %lld tokens, fewer than %lld: its weights are not clipped",
+               (long long)b->index, site->name, (long long)site->stats.n_rows, (long long)min_rows);
+        return LUTRA_OK;
+    }
+    for (int i = 0; i < site->n_linears; i++) {
+        lu_site_linear *l = site->linears[i];
+        if (l->wanted && !l->kept && (s->scores || !l->feeds_scores))
+            LU_TRY(clip_linear(b, site, l, s, err));
+    }
+    return LUTRA_OK;
+}
+
+/* ---- the pass -----------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    lu_clip_settings clip;
+    int64_t min_rows;
+} settings;
+
+static const lutra_param params[] = {
+    LU_CLIP_PARAMS(settings, clip),
+    {"min_rows", LUTRA_PARAM_INT, offsetof(settings, min_rows), 128, 1, 1e9, NULL,
+     "inputs that saw fewer tokens (seldom used experts) are left as they are"},
+    {0},
+};
+
+static lutra_status clip_site(lu_block *b, lu_site *site, const void *set, lutra_err *err)
+{
+    const settings *s = set;
+    return lu_clip_site(b, site, &s->clip, s->min_rows, err);
+}
+
+static unsigned clip_needs(const void *set)
+{
+    (void)set;
+    return LU_STAT_HESSIAN;
+}
+
+const lu_pass lu_pass_clip = {
+    .method = {.name = "clip",
+               .summary = "searches the range of each group of weights by its output error",
+               .source = "Lin et al. 2023, arXiv 2306.00978",
+               .kind = LUTRA_METHOD_TRANSFORM,
+               .needs_data = true,
+               .params = params},
+    .settings_size = sizeof(settings),
+    .needs = clip_needs,
+    .site = clip_site,
+};

@@ -1,0 +1,211 @@
+/* seam_trial.c - the loss of a per-channel scale before it is applied; see seam_trial.h. */
+#include <math.h>
+#include <string.h>
+
+#include "algo/seam_trial.h"
+#include "base/mem.h"
+
+/* ---- rows of activations ------------------------------------------------------------------------
+ */
+
+void lu_act_trial_round(float *x, int64_t k, int64_t bits, bool symmetric, float lo, float hi)
+{
+    const float top = symmetric ? (float)((1 << (bits - 1)) - 1) : (float)((1 << bits) - 1);
+    const float below = lo < 0 ? -lo : 0, above = hi > 0 ? hi : 0;
+    const float scale = (symmetric ? (below > above ? below : above) : below + above) / top;
+    if (!(scale > 0))
+        return;
+    const float zero = symmetric ? 0 : rintf(below / scale);
+    const float lowest = symmetric ? -top : -zero, highest = symmetric ? top : top - zero;
+    for (int64_t i = 0; i < k; i++) {
+        const float q = rintf(x[i] / scale);
+        x[i] = scale * (q < lowest ? lowest : q > highest ? highest : q);
+    }
+}
+
+static bool reads(const lu_seam *seam, const lu_site *site)
+{
+    for (int i = 0; i < seam->n_readers; i++)
+        if (seam->readers[i] == site)
+            return true;
+    return false;
+}
+
+/* lu_edit: x -> rounded(x / s) s for the seam's readers. */
+static void round_inputs(void *arg, const lu_site *site, float *x, int64_t rows)
+{
+    const lu_seam_trial *t = arg;
+    const int64_t k = site->k;
+    if (!reads(t->seam, site))
+        return;
+    for (int64_t r = 0; r < rows; r++, x += k) {
+        float lo = 0, hi = 0;
+        for (int64_t c = 0; c < k; c++) {
+            x[c] /= t->scale[c];
+            lo = x[c] < lo ? x[c] : lo;
+            hi = x[c] > hi ? x[c] : hi;
+        }
+        lu_act_trial_round(x, k, t->act.bits, t->act.symmetric, t->act.per_token ? lo : t->lo,
+                           t->act.per_token ? hi : t->hi);
+        for (int64_t c = 0; c < k; c++)
+            x[c] *= t->scale[c];
+    }
+}
+
+static void find_range(lu_seam_trial *t)
+{
+    t->lo = t->hi = 0;
+    for (int i = 0; i < t->seam->n_readers; i++) {
+        const lu_stats *s = &t->seam->readers[i]->stats;
+        for (int64_t c = 0; s->lowest && c < t->seam->k; c++) {
+            t->lo = fminf(t->lo, s->lowest[c] / t->scale[c]);
+            t->hi = fmaxf(t->hi, s->highest[c] / t->scale[c]);
+        }
+    }
+}
+
+/* ---- weights ------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    const float *from, *scale;
+    float *to;
+    int64_t k;
+    bool divide;
+} scale_columns_job;
+
+static void scale_columns(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const scale_columns_job *j = arg;
+    (void)worker;
+    for (int64_t r = begin; r < end; r++)
+        for (int64_t c = 0; c < j->k; c++) {
+            const float w = j->from[r * j->k + c];
+            j->to[r * j->k + c] = j->divide ? w / j->scale[c] : w * j->scale[c];
+        }
+}
+
+/* to = rounded(w s) / s */
+static lutra_status round_scaled(lu_seam_trial *t, int i, float *to, lutra_err *err)
+{
+    const lu_site_linear *l = t->linears[i];
+    scale_columns_job j = {.from = t->saved[i], .scale = t->scale, .to = to, .k = l->k};
+    lu_pool *pool = t->b->ctx->pool;
+    lu_pool_for(pool, l->n, 16, scale_columns, &j);
+    LU_TRY(lu_linear_fake_round(t->b, l, to, to, err));
+    j.from = to;
+    j.divide = true;
+    lu_pool_for(pool, l->n, 16, scale_columns, &j);
+    return LUTRA_OK;
+}
+
+/* ---- the trial ----------------------------------------------------------------------------------
+ */
+
+static lutra_status add_linear(lu_seam_trial *t, lu_site_linear *l, lutra_err *err)
+{
+    const size_t bytes = (size_t)l->n * (size_t)l->k * sizeof *l->w;
+    lu_free(l->lo);
+    lu_free(l->hi);
+    l->lo = l->hi = NULL;
+    float *copy = lu_alloc(bytes);
+    if (!copy)
+        return lu_fail_nomem(err, bytes);
+    memcpy(copy, l->w, bytes);
+    t->linears[t->n] = l;
+    t->saved[t->n++] = copy;
+    return LUTRA_OK;
+}
+
+static lutra_status open_linears(lu_seam_trial *t, lutra_err *err)
+{
+    int most = 0;
+    for (int i = 0; i < t->seam->n_readers; i++)
+        most += t->seam->readers[i]->n_linears;
+    t->linears = lu_calloc((size_t)most, sizeof *t->linears);
+    t->saved = lu_calloc((size_t)most, sizeof *t->saved);
+    t->scale = lu_array((size_t)t->seam->k, sizeof *t->scale);
+    if (!t->linears || !t->saved || !t->scale)
+        return lu_fail_nomem(err, (size_t)t->seam->k * sizeof *t->scale);
+    for (int i = 0; i < t->seam->n_readers; i++)
+        for (int l = 0; l < t->seam->readers[i]->n_linears; l++) {
+            lu_site_linear *linear = t->seam->readers[i]->linears[l];
+            if (linear->wanted && !linear->kept)
+                LU_TRY(add_linear(t, linear, err));
+        }
+    return LUTRA_OK;
+}
+
+static lutra_status open_loss(lu_seam_trial *t, lutra_err *err)
+{
+    if (t->n == 0)
+        return LUTRA_OK;
+    if (!t->seam->in_part_alone || t->act.bits)
+        return t->b->record(t->b, t->seam->part, err);
+    const lu_site_linear *l = t->linears[0];
+    t->approx = lu_array((size_t)l->n, (size_t)l->k * sizeof *t->approx);
+    return t->approx ? LUTRA_OK : lu_fail_nomem(err, (size_t)l->n * (size_t)l->k);
+}
+
+lutra_status lu_seam_trial_open(lu_block *b, lu_seam *seam, const lu_act_trial *act,
+                                lu_seam_trial *t, lutra_err *err)
+{
+    *t = (lu_seam_trial){.b = b, .seam = seam, .act = *act};
+    lutra_status status = open_linears(t, err);
+    if (status == LUTRA_OK)
+        status = open_loss(t, err);
+    if (status != LUTRA_OK)
+        lu_seam_trial_close(t);
+    return status;
+}
+
+void lu_seam_trial_close(lu_seam_trial *t)
+{
+    for (int i = 0; i < t->n; i++) {
+        lu_site_linear *l = t->linears[i];
+        memcpy(l->w, t->saved[i], (size_t)l->n * (size_t)l->k * sizeof *l->w);
+        lu_free(t->saved[i]);
+    }
+    lu_free(t->linears);
+    lu_free(t->saved);
+    lu_free(t->scale);
+    lu_free(t->approx);
+    *t = (lu_seam_trial){.n = 0};
+}
+
+lutra_status lu_seam_trial_loss(lu_seam_trial *t, const float *s, double *loss, lutra_err *err)
+{
+    LU_TRY(lu_check_cancel(t->b->ctx, err));
+    for (int64_t c = 0; c < t->seam->k; c++)
+        t->scale[c] = s ? s[lu_seam_scale_of(t->seam, c)] : 1;
+    if (t->approx) {
+        LU_TRY(round_scaled(t, 0, t->approx, err));
+        return lu_linear_loss(t->b, t->seam->readers[0], t->linears[0], t->approx, loss, err);
+    }
+    for (int i = 0; i < t->n; i++)
+        LU_TRY(round_scaled(t, i, t->linears[i]->w, err));
+    find_range(t);
+    return t->b->loss(t->b, t->seam->part, t->act.bits ? round_inputs : NULL, t, loss, err);
+}
+
+/* ---- who reads ----------------------------------------------------------------------------------
+ */
+
+const lu_site *lu_seam_main_reader(const lu_seam *seam)
+{
+    const lu_site *most = seam->readers[0];
+    for (int i = 1; i < seam->n_readers; i++)
+        if (seam->readers[i]->stats.n_rows > most->stats.n_rows)
+            most = seam->readers[i];
+    return most;
+}
+
+bool lu_seam_starved(const lu_block *b, const lu_seam *seam, int64_t min_rows)
+{
+    const int64_t rows = lu_seam_main_reader(seam)->stats.n_rows;
+    if (rows >= min_rows)
+        return false;
+    lu_log(b->ctx, LUTRA_LOG_WARN, "%s: saw %lld tokens, fewer than %lld: no scale is moved",
+           seam->name, (long long)rows, (long long)min_rows);
+    return true;
+}

@@ -1,0 +1,131 @@
+/* smoothquant.c - SmoothQuant (Xiao et al. 2022, arXiv 2211.10438, equation 4): part of the
+   outliers of activations moves into the weights behind a norm, by
+
+       s_c = max|x_c|^alpha / max|w_c|^(1 - alpha)
+
+   with the largest weight over all rows of all linears that read the norm. Channels that are always
+   0 keep the scale 1. alpha is given, or searched for each norm: the value of 0, 1/grid, ... 1 with
+   the smallest squared error of the part behind it when its weights and inputs are rounded. */
+#include <math.h>
+
+#include "algo/seam_trial.h"
+#include "base/mem.h"
+
+typedef struct {
+    double alpha;
+    bool search;
+    int64_t grid, act_bits, loss_samples;
+    int act_range;
+    bool act_symmetric;
+} settings;
+
+static const lutra_param params[] = {
+    {"alpha", LUTRA_PARAM_REAL, offsetof(settings, alpha), 0.5, 0, 1, NULL,
+     "how much moves: 0 evens out the weights, 1 the activations"},
+    {"search", LUTRA_PARAM_BOOL, offsetof(settings, search), 0, 0, 1, NULL,
+     "find the alpha of each norm by the error of the part behind it"},
+    {"grid", LUTRA_PARAM_INT, offsetof(settings, grid), 20, 1, 1000, NULL,
+     "search: alphas 0, 1/grid, ... 1"},
+    LU_ACT_TRIAL_PARAMS(settings),
+    LU_LOSS_SAMPLES_PARAM(settings),
+    {0},
+};
+
+/* max |x| over what all readers saw, and max |w| over their rows. */
+static void find_maxima(const lu_seam *seam, float *x, float *w)
+{
+    for (int64_t c = 0; c < seam->k; c++)
+        x[c] = w[c] = 0;
+    for (int i = 0; i < seam->n_readers; i++) {
+        const lu_site *site = seam->readers[i];
+        for (int64_t c = 0; c < seam->k; c++)
+            x[c] = fmaxf(x[c], site->stats.absmax[c]);
+        for (int l = 0; l < site->n_linears; l++) {
+            const lu_site_linear *linear = site->linears[l];
+            if (linear->kept)
+                continue;
+            for (int64_t r = 0; r < linear->n; r++)
+                for (int64_t c = 0; c < seam->k; c++)
+                    w[c] = fmaxf(w[c], fabsf(linear->w[r * seam->k + c]));
+        }
+    }
+}
+
+static void make_scale(const float *x, const float *w, int64_t n, double alpha, float *s)
+{
+    for (int64_t c = 0; c < n; c++)
+        s[c] = x[c] > 0 && w[c] > 0
+                   ? fmaxf((float)(pow((double)x[c], alpha) / pow((double)w[c], 1 - alpha)), 1e-5f)
+                   : 1;
+}
+
+static lutra_status search_alpha(lu_seam_trial *t, const settings *set, const float *x,
+                                 const float *w, float *s, double *alpha, lutra_err *err)
+{
+    double best, loss;
+    *alpha = -1; /* no scale */
+    if (t->n == 0)
+        return LUTRA_OK;
+    LU_TRY(lu_seam_trial_loss(t, NULL, &best, err));
+    for (int64_t i = 0; i <= set->grid; i++) {
+        const double a = (double)i / (double)set->grid;
+        make_scale(x, w, t->seam->k, a, s);
+        LU_TRY(lu_seam_trial_loss(t, s, &loss, err));
+        if (loss < best) {
+            best = loss;
+            *alpha = a;
+        }
+    }
+    lu_log(t->b->ctx, LUTRA_LOG_DEBUG, "%s: alpha %.3g, loss %.6g", t->seam->name, *alpha, best);
+    return LUTRA_OK;
+}
+
+static lutra_status smooth(lu_block *b, lu_seam *seam, const settings *set, float *x, float *w,
+                           float *s, lutra_err *err)
+{
+    double alpha = set->alpha;
+    find_maxima(seam, x, w);
+    if (set->search) {
+        const lu_act_trial act = LU_ACT_TRIAL_OF(set);
+        lu_seam_trial trial;
+        b->loss_samples = set->loss_samples;
+        LU_TRY(lu_seam_trial_open(b, seam, &act, &trial, err));
+        const lutra_status status = search_alpha(&trial, set, x, w, s, &alpha, err);
+        lu_seam_trial_close(&trial);
+        LU_TRY(status);
+    }
+    if (alpha < 0)
+        return LUTRA_OK;
+    make_scale(x, w, seam->k, alpha, s);
+    return lu_seam_apply(b, seam, s, err);
+}
+
+static lutra_status smooth_seam(lu_block *b, lu_seam *seam, const void *set, lutra_err *err)
+{
+    if (seam->kind != LU_SEAM_NORM || seam->refusal)
+        return LUTRA_OK;
+    const size_t k = (size_t)seam->k;
+    float *all = lu_array(3 * k, sizeof *all);
+    if (!all)
+        return lu_fail_nomem(err, 3 * k * sizeof *all);
+    const lutra_status status = smooth(b, seam, set, all, all + k, all + 2 * k, err);
+    lu_free(all);
+    return status;
+}
+
+static unsigned smooth_needs(const void *set)
+{
+    return LU_STAT_ABSMAX | (((const settings *)set)->search ? LU_STAT_RANGE : 0u);
+}
+
+const lu_pass lu_pass_smoothquant = {
+    .method = {.name = "smoothquant",
+               .summary = "moves outliers of activations into the weights behind norms",
+               .source = "Xiao et al. 2022, arXiv 2211.10438",
+               .kind = LUTRA_METHOD_TRANSFORM,
+               .needs_data = true,
+               .params = params},
+    .settings_size = sizeof(settings),
+    .needs = smooth_needs,
+    .seam = smooth_seam,
+};
