@@ -114,12 +114,12 @@ typedef struct lu_seam {
                             error of that linear is the loss, lu_linear_loss gives it */
     lu_site **readers;   /* all of them; each must compensate */
     int n_readers;
-    int64_t k;        /* channels of the readers' input */
-    int64_t n_scales; /* free scales; channel c takes scale lu_seam_scale_of(c) */
+    int64_t k;          /* channels of the readers' input */
+    lutra_dtype stored; /* type that the gain, or the producer's bias, is written in */
+    int64_t n_scales;   /* free scales; channel c takes scale lu_seam_scale_of(c) */
     /* NORM: the norm multiplies by gain + offset (Gemma's offset is 1) */
     float *gain; /* [k] */
     float offset;
-    lutra_dtype stored; /* type that the gain is written in */
     /* ROWS */
     lu_site_linear *producer; /* n = n_scales */
     bool passes_constants; /* what is added to the producer's outputs arrives at the readers as it

@@ -170,22 +170,30 @@ static void shift_stats(const lu_seam *seam, const float *z, lu_stats *stats)
     }
 }
 
-lutra_status lu_seam_shift(lu_block *b, lu_seam *seam, const float *z, lutra_err *err)
+lutra_status lu_seam_shift(lu_block *b, lu_seam *seam, const float *wanted, lutra_err *err)
 {
     (void)b;
     if (!lu_seam_shifts(seam))
         return lu_fail(err, LUTRA_E_ARG, "%s: no shift can move here: it takes biases at both ends",
                        seam->name);
     for (int64_t i = 0; i < seam->n_scales; i++)
-        if (!isfinite(z[i]))
+        if (!isfinite(wanted[i]))
             return lu_fail(err, LUTRA_E_ARG, "%s: shift of channel %lld is %g, expected a number",
-                           seam->name, (long long)i, (double)z[i]);
-    for (int64_t i = 0; i < seam->n_scales; i++)
-        seam->producer->bias[i] -= z[i];
+                           seam->name, (long long)i, (double)wanted[i]);
+    float *z = lu_array((size_t)seam->n_scales, sizeof *z);
+    if (!z)
+        return lu_fail_nomem(err, (size_t)seam->n_scales * sizeof *z);
+    for (int64_t i = 0; i < seam->n_scales; i++) {
+        float *bias = &seam->producer->bias[i];
+        const float stored = as_stored(seam->stored, *bias - wanted[i]);
+        z[i] = *bias - stored;
+        *bias = stored;
+    }
     for (int i = 0; i < seam->n_readers; i++) {
         for (int l = 0; l < seam->readers[i]->n_linears; l++)
             add_product(seam->readers[i]->linears[l], seam, z);
         shift_stats(seam, z, &seam->readers[i]->stats);
     }
+    lu_free(z);
     return LUTRA_OK;
 }
