@@ -40,7 +40,7 @@ static const lutra_param params[] = {
     {"clip", LUTRA_PARAM_BOOL, offsetof(settings, clip), 1, 0, 1, NULL,
      "then search clipped ranges for the groups of weights"},
     LU_CLIP_PARAMS(settings, clipping),
-    {"act_bits", LUTRA_PARAM_INT, offsetof(settings, act_bits), 0, 0, 8, NULL,
+    {"act_bits", LUTRA_PARAM_INT, offsetof(settings, act_bits), 0, 0, LU_ACT_MAX_BITS, NULL,
      "judge scales with inputs rounded to so many bits per token; 0: inputs as they are"},
     {"min_rows", LUTRA_PARAM_INT, offsetof(settings, min_rows), 128, 1, 1e9, NULL,
      "inputs that saw fewer tokens (seldom used experts) are left as they are"},
@@ -145,7 +145,7 @@ static lutra_status search(lu_seam_trial *t, const settings *s, vectors *v, bool
 static lutra_status search_and_apply(lu_block *b, lu_seam *seam, const settings *s, vectors *v,
                                      lutra_err *err)
 {
-    const lu_act_trial act = {.bits = s->act_bits, .per_token = true, .symmetric = true};
+    const lu_act_format act = lu_act_trial_format(s->act_bits, 0, true);
     lu_seam_trial trial;
     bool found;
     b->loss_samples = s->loss_samples;

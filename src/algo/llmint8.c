@@ -152,6 +152,11 @@ static unsigned llmint8_needs(const void *set)
     return LU_STAT_ABSMAX;
 }
 
+static void llmint8_scheme(const void *set, lu_scheme *s)
+{
+    s->outlier_columns = ((const settings *)set)->columns > 0;
+}
+
 const lu_pass lu_pass_llmint8 = {
     .method = {.name = "llmint8",
                .summary = "keeps the input columns with the largest activations in fp16",
@@ -161,6 +166,7 @@ const lu_pass lu_pass_llmint8 = {
                .params = params},
     .settings_size = sizeof(settings),
     .needs = llmint8_needs,
+    .scheme = llmint8_scheme,
     .outliers = n_outliers,
     .site = llmint8_site,
 };

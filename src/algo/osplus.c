@@ -127,7 +127,8 @@ static lutra_status find_threshold(search *f, const settings *set, lutra_err *er
 
 static lutra_status scale(lu_block *b, lu_seam *seam, const settings *set, lutra_err *err)
 {
-    const lu_act_trial act = LU_ACT_TRIAL_OF(set);
+    const lu_act_format act =
+        lu_act_trial_format(set->act_bits, set->act_range, set->act_symmetric);
     const lu_stats *stats = &lu_seam_main_reader(seam)->stats;
     lu_seam_trial trial;
     search f = {.trial = &trial, .lo = stats->lowest, .hi = stats->highest};

@@ -8,19 +8,11 @@
 /* ---- rows of activations ------------------------------------------------------------------------
  */
 
-void lu_act_trial_round(float *x, int64_t k, int64_t bits, bool symmetric, float lo, float hi)
+lu_act_format lu_act_trial_format(int64_t bits, int range, bool symmetric)
 {
-    const float top = symmetric ? (float)((1 << (bits - 1)) - 1) : (float)((1 << bits) - 1);
-    const float below = lo < 0 ? -lo : 0, above = hi > 0 ? hi : 0;
-    const float scale = (symmetric ? (below > above ? below : above) : below + above) / top;
-    if (!(scale > 0))
-        return;
-    const float zero = symmetric ? 0 : rintf(below / scale);
-    const float lowest = symmetric ? -top : -zero, highest = symmetric ? top : top - zero;
-    for (int64_t i = 0; i < k; i++) {
-        const float q = rintf(x[i] / scale);
-        x[i] = scale * (q < lowest ? lowest : q > highest ? highest : q);
-    }
+    return (lu_act_format){.bits = bits < LU_ACT_MIN_BITS ? 0 : (int)bits,
+                           .scope = range == 0 ? LU_ACT_TOKEN : LU_ACT_TENSOR,
+                           .zero_point = !symmetric};
 }
 
 static bool reads(const lu_seam *seam, const lu_site *site)
@@ -39,29 +31,26 @@ static void round_inputs(void *arg, const lu_site *site, float *x, int64_t rows)
     if (!reads(t->seam, site))
         return;
     for (int64_t r = 0; r < rows; r++, x += k) {
-        float lo = 0, hi = 0;
-        for (int64_t c = 0; c < k; c++) {
+        for (int64_t c = 0; c < k; c++)
             x[c] /= t->scale[c];
-            lo = x[c] < lo ? x[c] : lo;
-            hi = x[c] > hi ? x[c] : hi;
-        }
-        lu_act_trial_round(x, k, t->act.bits, t->act.symmetric, t->act.per_token ? lo : t->lo,
-                           t->act.per_token ? hi : t->hi);
+        lu_act_fake(&t->ops, &t->act, x, k, x, t->act_codes);
         for (int64_t c = 0; c < k; c++)
             x[c] *= t->scale[c];
     }
 }
 
+/* The one range of x / s over the calibration rows. */
 static void find_range(lu_seam_trial *t)
 {
-    t->lo = t->hi = 0;
+    float lo = 0, hi = 0;
     for (int i = 0; i < t->seam->n_readers; i++) {
         const lu_stats *s = &t->seam->readers[i]->stats;
         for (int64_t c = 0; s->lowest && c < t->seam->k; c++) {
-            t->lo = fminf(t->lo, s->lowest[c] / t->scale[c]);
-            t->hi = fmaxf(t->hi, s->highest[c] / t->scale[c]);
+            lo = fminf(lo, s->lowest[c] / t->scale[c]);
+            hi = fmaxf(hi, s->highest[c] / t->scale[c]);
         }
     }
+    lu_act_params(&t->act.format, lo, hi, &t->act.scale, &t->act.zero);
 }
 
 /* ---- weights ------------------------------------------------------------------------------------
@@ -125,7 +114,8 @@ static lutra_status open_linears(lu_seam_trial *t, lutra_err *err)
     t->linears = lu_calloc((size_t)most, sizeof *t->linears);
     t->saved = lu_calloc((size_t)most, sizeof *t->saved);
     t->scale = lu_array((size_t)t->seam->k, sizeof *t->scale);
-    if (!t->linears || !t->saved || !t->scale)
+    t->act_codes = lu_alloc((size_t)t->seam->k);
+    if (!t->linears || !t->saved || !t->scale || !t->act_codes)
         return lu_fail_nomem(err, (size_t)t->seam->k * sizeof *t->scale);
     for (int i = 0; i < t->seam->n_readers; i++)
         for (int l = 0; l < t->seam->readers[i]->n_linears; l++) {
@@ -140,17 +130,18 @@ static lutra_status open_loss(lu_seam_trial *t, lutra_err *err)
 {
     if (t->n == 0)
         return LUTRA_OK;
-    if (!t->seam->in_part_alone || t->act.bits)
+    if (!t->seam->in_part_alone || t->act.format.bits)
         return t->b->record(t->b, t->seam->part, err);
     const lu_site_linear *l = t->linears[0];
     t->approx = lu_array((size_t)l->n, (size_t)l->k * sizeof *t->approx);
     return t->approx ? LUTRA_OK : lu_fail_nomem(err, (size_t)l->n * (size_t)l->k);
 }
 
-lutra_status lu_seam_trial_open(lu_block *b, lu_seam *seam, const lu_act_trial *act,
+lutra_status lu_seam_trial_open(lu_block *b, lu_seam *seam, const lu_act_format *act,
                                 lu_seam_trial *t, lutra_err *err)
 {
-    *t = (lu_seam_trial){.b = b, .seam = seam, .act = *act};
+    *t = (lu_seam_trial){.b = b, .seam = seam, .act.format = *act};
+    lu_ops_fill(&t->ops, b->level);
     lutra_status status = open_linears(t, err);
     if (status == LUTRA_OK)
         status = open_loss(t, err);
@@ -169,6 +160,7 @@ void lu_seam_trial_close(lu_seam_trial *t)
     lu_free(t->linears);
     lu_free(t->saved);
     lu_free(t->scale);
+    lu_free(t->act_codes);
     lu_free(t->approx);
     *t = (lu_seam_trial){.n = 0};
 }
@@ -184,8 +176,9 @@ lutra_status lu_seam_trial_loss(lu_seam_trial *t, const float *s, double *loss, 
     }
     for (int i = 0; i < t->n; i++)
         LU_TRY(round_scaled(t, i, t->linears[i]->w, err));
-    find_range(t);
-    return t->b->loss(t->b, t->seam->part, t->act.bits ? round_inputs : NULL, t, loss, err);
+    if (t->act.format.bits)
+        find_range(t);
+    return t->b->loss(t->b, t->seam->part, t->act.format.bits ? round_inputs : NULL, t, loss, err);
 }
 
 /* ---- who reads ----------------------------------------------------------------------------------

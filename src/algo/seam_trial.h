@@ -9,13 +9,7 @@
 #define LU_ALGO_SEAM_TRIAL_H
 
 #include "algo/pass.h"
-
-/* How the readers' inputs are rounded. */
-typedef struct lu_act_trial {
-    int64_t bits;   /* 0: not at all */
-    bool per_token; /* each row by its own range; else all by the range over the calibration rows */
-    bool symmetric;
-} lu_act_trial;
+#include "kern/act_quant.h"
 
 /* Rows of a parameter table, and the value, for a settings type with act_bits, act_range (int) and
    act_symmetric. */
@@ -25,7 +19,7 @@ typedef struct lu_act_trial {
      offsetof(type, act_bits),                                                           \
      8,                                                                                  \
      0,                                                                                  \
-     8,                                                                                  \
+     LU_ACT_MAX_BITS,                                                                    \
      NULL,                                                                               \
      "bits that the searches round inputs to; 0: inputs as they are"},                   \
         {"act_range",                                                                    \
@@ -40,11 +34,7 @@ typedef struct lu_act_trial {
         "act_symmetric", LUTRA_PARAM_BOOL, offsetof(type, act_symmetric), 1, 0, 1, NULL, \
             "they round without zero points"                                             \
     }
-#define LU_ACT_TRIAL_OF(set)                                         \
-    {                                                                \
-        .bits = (set)->act_bits, .per_token = (set)->act_range == 0, \
-        .symmetric = (set)->act_symmetric                            \
-    }
+lu_act_format lu_act_trial_format(int64_t bits, int range, bool symmetric);
 
 #define LU_LOSS_SAMPLES_PARAM(type)                                                      \
     {                                                                                    \
@@ -52,26 +42,23 @@ typedef struct lu_act_trial {
             "judge by so many of the first calibration samples; 0: by all"               \
     }
 
-/* Rounds x[k]: symmetric to scale * [-m, m], m = 2^(bits-1) - 1, scale = max(-lo, hi) / m;
-   asymmetric to scale * ([0, 2^bits - 1] - zero), of the range [min(lo, 0), max(hi, 0)]. */
-void lu_act_trial_round(float *x, int64_t k, int64_t bits, bool symmetric, float lo, float hi);
-
 typedef struct lu_seam_trial {
     lu_block *b;
     lu_seam *seam;
-    lu_act_trial act;
+    lu_act_quant act;         /* how the readers' inputs are rounded */
     int n;                    /* linears that are rounded */
     lu_site_linear **linears; /* [n] */
     float **saved;            /* [n] their weights, restored by close */
     float *approx;            /* loss of one linear by its Hessian: rounded weights; else NULL */
     float *scale;             /* [k] the candidate, channel by channel */
-    float lo, hi;             /* of x / scale over the calibration rows */
+    lu_ops ops;
+    uint8_t *act_codes; /* [k] scratch */
 } lu_seam_trial;
 
 /* Records the part as it is. t->n is 0 when no reader is to be rounded: then there is nothing to
    try. Drops the readers' lo and hi, which do not outlive a scale. The statistics RANGE are needed
    when activations are rounded with one range for all rows. On failure nothing is left open. */
-lutra_status lu_seam_trial_open(lu_block *b, lu_seam *seam, const lu_act_trial *act,
+lutra_status lu_seam_trial_open(lu_block *b, lu_seam *seam, const lu_act_format *act,
                                 lu_seam_trial *t, lutra_err *err);
 /* Restores the weights. */
 void lu_seam_trial_close(lu_seam_trial *t);

@@ -86,7 +86,8 @@ static lutra_status smooth(lu_block *b, lu_seam *seam, const settings *set, floa
     double alpha = set->alpha;
     find_maxima(seam, x, w);
     if (set->search) {
-        const lu_act_trial act = LU_ACT_TRIAL_OF(set);
+        const lu_act_format act =
+            lu_act_trial_format(set->act_bits, set->act_range, set->act_symmetric);
         lu_seam_trial trial;
         b->loss_samples = set->loss_samples;
         LU_TRY(lu_seam_trial_open(b, seam, &act, &trial, err));

@@ -13,6 +13,12 @@
 /* ---- linears ----------------------------------------------------------------------------------
  */
 
+static bool is_query_or_key(const lu_view *v, const lu_module *module)
+{
+    const lu_module *attention = v->model->layers[v->block.index].attention;
+    return module == &attention[LU_SLOT_Q] || module == &attention[LU_SLOT_K];
+}
+
 static void add_linear(lu_view *v, lu_module *module, lu_stage stage, int site)
 {
     lu_view_linear *l = &v->linears[v->n_linears++];
@@ -24,7 +30,8 @@ static void add_linear(lu_view *v, lu_module *module, lu_stage stage, int site)
                                .n = module->weight.n,
                                .k = module->weight.k,
                                .bias = module->bias,
-                               .kept = true};
+                               .kept = true,
+                               .feeds_scores = is_query_or_key(v, module)};
 }
 
 static void add_vector(lu_view *v, const char *name, const char *suffix, float *values, int64_t n)
@@ -101,6 +108,14 @@ static lu_seam *add_seam(lu_view *v, const char *from, lu_seam_kind kind, lu_par
     return s;
 }
 
+static lutra_dtype stored_type(const lu_view *v, const char *module, const char *tensor)
+{
+    char name[192];
+    snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.%s", v->block.index, module, tensor);
+    const lu_st_entry *e = lu_checkpoint_find(v->model->files, name);
+    return e ? e->view.dtype : LUTRA_F32;
+}
+
 static void add_norm_seam(lu_view *v, lu_layer *layer, lu_norm_slot norm, lu_part part, int first,
                           int n_readers)
 {
@@ -108,6 +123,7 @@ static void add_norm_seam(lu_view *v, lu_layer *layer, lu_norm_slot norm, lu_par
     lu_seam *s = add_seam(v, arch->norms[norm], LU_SEAM_NORM, part, first, n_readers);
     s->gain = layer->norm[norm];
     s->offset = arch->norm_offset;
+    s->stored = stored_type(v, arch->norms[norm], "weight");
 }
 
 static lu_site_linear *face_of(lu_view *v, const lu_module *module)
@@ -124,6 +140,7 @@ static void add_row_seam(lu_view *v, const lu_module *producer, lu_part part, in
     s->in_part_alone = true;
     s->producer = face_of(v, producer);
     s->n_scales = s->producer->n;
+    s->stored = stored_type(v, producer->site, "bias");
 }
 
 static void add_seams(lu_view *v, lu_layer *layer)
@@ -136,6 +153,7 @@ static void add_seams(lu_view *v, lu_layer *layer)
     lu_seam *vo = &v->block.seams[v->block.n_seams - 1];
     vo->head_dim = c->head_dim;
     vo->repeat = c->n_heads / c->n_kv_heads;
+    vo->passes_constants = true;
     add_norm_seam(v, layer, LU_NORM_MLP_IN, LU_PART_MLP, first_mlp, moe + experts);
     for (int e = 0; e < experts; e++)
         add_row_seam(v, &layer->experts[e][LU_UP], LU_PART_MLP, first_down + e);

@@ -254,7 +254,9 @@ static lutra_status compress_block(run *r, lutra_err *err)
         l->face.kept = !s;
         if (s)
             l->face.format = s->format;
-        l->face.range = r->p->range;
+        const lu_recipe_pass *rounds =
+            lu_recipe_rounds(r->p->recipe, l->name, r->view.block.index); /* transforms look ahead */
+        l->face.range = rounds && rounds->has_range ? rounds->range : r->p->range;
         r->errors[i] = NAN;
     }
     if (has_data(r))

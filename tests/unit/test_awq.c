@@ -29,7 +29,7 @@ static int close_all(void **state)
     return 0;
 }
 
-static const lu_act_trial no_act = {.bits = 0};
+static const lu_act_format no_act = {.bits = 0};
 
 /* The part's loss with all readers of a seam rounded as they are now. */
 static double rounded_loss(toy_block *t, int seam)

@@ -31,7 +31,7 @@ static int close_all(void **state)
     return 0;
 }
 
-static double trial_loss(toy_block *t, int seam, const lu_act_trial *act)
+static double trial_loss(toy_block *t, int seam, const lu_act_format *act)
 {
     double loss = 0;
     lu_seam_trial trial;
@@ -39,36 +39,6 @@ static double trial_loss(toy_block *t, int seam, const lu_act_trial *act)
     assert_int_equal(lu_seam_trial_loss(&trial, NULL, &loss, NULL), LUTRA_OK);
     lu_seam_trial_close(&trial);
     return loss;
-}
-
-static void rounding_of_rows_agrees_with_float64(void **state)
-{
-    (void)state;
-    uint64_t seed = 3;
-    for (int bits = 4; bits <= 8; bits++)
-        for (int symmetric = 0; symmetric < 2; symmetric++) {
-            float x[40], y[40], lo = INFINITY, hi = -INFINITY;
-            for (int i = 0; i < 40; i++) {
-                x[i] = y[i] = bare_noise(&seed) + 0.4f;
-                lo = fminf(lo, x[i]);
-                hi = fmaxf(hi, x[i]);
-            }
-            lu_act_trial_round(y, 40, bits, symmetric, lo, hi);
-            const double most = fmax((double)-lo, (double)hi);
-            const double step = symmetric ? most / ((1 << (bits - 1)) - 1)
-                                          : ((double)hi - (double)lo) / ((1 << bits) - 1);
-            for (int i = 0; i < 40; i++) {
-                /* on the grid, and no further than half a step (a whole one where the zero point
-                   moves the ends by half) */
-                const double at = (double)y[i] / step;
-                assert_true(fabs(at - rint(at)) < 1e-4);
-                assert_true(fabs((double)y[i] - (double)x[i]) <=
-                            (symmetric ? 0.5001 : 1.0001) * step);
-            }
-        }
-    float zeros[3] = {0, 0, 0};
-    lu_act_trial_round(zeros, 3, 8, true, 0, 0);
-    assert_true(zeros[0] == 0 && zeros[2] == 0);
 }
 
 static void smoothquant_scales_by_equation_4(void **state)
@@ -122,7 +92,7 @@ static void outliers_no_longer_spoil_the_range(void **state)
                 {"osplus", "act_range=1"},
                 {"osplus", "act_range=1 stride=1"},
                 {"osplus", "act_range=1 act_symmetric=0"}};
-    const lu_act_trial act = {.bits = 8, .symmetric = true};
+    const lu_act_format act = {.bits = 8, .scope = LU_ACT_TENSOR};
     for (size_t i = 0; i < sizeof runs / sizeof runs[0]; i++)
         for (int offset = 0; offset < 2; offset++) {
             toy_block *t = toy_open(ctx, "int8:channel", (float)offset, false);
@@ -139,7 +109,7 @@ static void outliers_no_longer_spoil_the_range(void **state)
 static void osplus_finds_the_best_threshold(void **state)
 {
     (void)state;
-    const lu_act_trial act = {.bits = 8, .per_token = true, .symmetric = true};
+    const lu_act_format act = {.bits = 8, .scope = LU_ACT_TOKEN};
     toy_block *t = toy_open(ctx, "int8:channel:f32", 0, false);
     lu_seam *seam = &t->seams[TOY_SEAM_MLP];
     const lu_stats *stats = &t->sites[TOY_SITE_MLP].stats;
@@ -195,7 +165,7 @@ static void searches_never_end_higher(void **state)
     static const char *const runs[][2] = {{"smoothquant", "search=1 act_range=1"},
                                           {"smoothquant", "search=1 grid=3 act_range=1"},
                                           {"osplus", "act_range=1"}};
-    const lu_act_trial act = {.bits = 8, .symmetric = true};
+    const lu_act_format act = {.bits = 8, .scope = LU_ACT_TENSOR};
     for (size_t f = 0; f < sizeof specs / sizeof specs[0]; f++)
         for (size_t i = 0; i < sizeof runs / sizeof runs[0]; i++) {
             toy_block *t = toy_open(ctx, specs[f], 0, false);
@@ -209,7 +179,6 @@ static void searches_never_end_higher(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rounding_of_rows_agrees_with_float64),
         cmocka_unit_test(smoothquant_scales_by_equation_4),
         cmocka_unit_test(only_norms_are_smoothed),
         cmocka_unit_test(outliers_no_longer_spoil_the_range),
