@@ -29,8 +29,8 @@ static const lutra_param params[] = {
 
 static int64_t n_outliers(const void *set, int64_t k)
 {
-    const int64_t columns = ((const settings *)set)->columns;
-    return columns < k / 4 ? columns : k / 4;
+    const int64_t columns = ((const settings *)set)->columns, most = k < 8 ? 1 : k / 4;
+    return columns < most ? columns : most;
 }
 
 typedef struct {
