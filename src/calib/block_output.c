@@ -218,10 +218,16 @@ static lutra_status dense(lu_output *o, const lu_plan_tensor *t, float *values, 
 static lutra_status each_dense(lu_output *o, lu_view *v, dense_action action, lutra_err *err)
 {
     for (int i = 0; i < v->n_linears; i++) {
-        lu_site_linear *l = &v->linears[i].face;
+        lu_view_linear *l = &v->linears[i];
         const lu_plan_tensor *t = &o->plan->tensors[find_weight(o, l->name)];
-        if (!t->scheme)
-            LU_TRY(dense(o, t, l->w, l->n * l->k, action, err));
+        const bool held = l->face.w != NULL;
+        if (t->scheme || (action == ROUND && !l->changed))
+            continue;
+        LU_TRY(lu_view_fetch(v, l, err));
+        LU_TRY(dense(o, t, l->face.w, l->face.n * l->face.k, action, err));
+        l->changed |= action == READ;
+        if (!held)
+            lu_view_release(l);
     }
     for (int i = 0; i < v->n_vectors; i++)
         LU_TRY(dense(o, &o->plan->tensors[lu_output_find(o, v->vectors[i].name)],
@@ -306,8 +312,6 @@ static lutra_status get_codes(lu_output *o, const lu_plan_tensor *t, lu_site_lin
     for (int i = 0; i < n; i++)
         LU_TRY(get(o, t->shard, lu_linear_codes_part(l, parts[i].kind), part_bytes(&parts[i]),
                    t->at[parts[i].kind], err));
-    for (int64_t r = 0; r < l->n; r++)
-        lu_linear_decode_row(l, r, l->w + r * l->k);
     return LUTRA_OK;
 }
 
@@ -321,7 +325,8 @@ lutra_status lu_output_write(lu_output *o, const lu_view *v, const double *error
                                : lu_fail_nomem(err, (size_t)v->n_linears * sizeof *list);
     for (int i = 0; status == LUTRA_OK && i < v->n_linears; i++)
         if (o->plan->tensors[list[i]].scheme)
-            status = put_codes(o, &o->plan->tensors[list[i]], (lu_site_linear *)&v->linears[i].face, err);
+            status = put_codes(o, &o->plan->tensors[list[i]], (lu_site_linear *)&v->linears[i].face,
+                               err);
     if (status == LUTRA_OK)
         status = each_dense(o, (lu_view *)v, WRITE, err);
     if (status == LUTRA_OK)

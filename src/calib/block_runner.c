@@ -141,6 +141,7 @@ lutra_status lu_runner_walk(lu_runner *r, lu_view *v, lu_stage from, lu_stage to
             LU_TRY(lu_store_write(&r->stream, b.row, b.rows, r->x, err));
         count(r, v, r->stage ? r->stage : "");
     }
+    lu_view_unpack(v);
     return lu_forward_set_tap(r->forward, NULL, NULL, err);
 }
 
@@ -188,6 +189,7 @@ static lutra_status record(lu_block *block, lu_part part, lutra_err *err)
         LU_TRY(
             lu_store_write(&r->recorded[part], b.row, b.rows, lu_forward_branch(r->forward), err));
     }
+    lu_view_unpack(v);
     return LUTRA_OK;
 }
 
@@ -268,6 +270,7 @@ static lutra_status loss(lu_block *block, lu_part part, lu_edit edit, void *arg,
     if (status == LUTRA_OK)
         status = sum_losses(r, v, part, want, sums, out, err);
     (void)lu_forward_set_edit(r->forward, NULL, NULL, NULL);
+    lu_view_unpack(v);
     lu_free(want);
     lu_free(sums);
     return status;

@@ -232,25 +232,43 @@ void lu_view_close(lu_view *v)
     *v = (lu_view){.model = NULL};
 }
 
-static void load_rows(void *arg, int64_t begin, int64_t end, int worker)
+static void fetch_rows(void *arg, int64_t begin, int64_t end, int worker)
 {
     const lu_view_linear *l = arg;
     (void)worker;
-    for (int64_t r = begin; r < end; r++)
-        lu_weight_row(&l->module->weight, r, l->face.w + r * l->face.k);
+    for (int64_t r = begin; r < end; r++) {
+        float *row = l->face.w + r * l->face.k;
+        if (l->face.codes.codes)
+            lu_linear_decode_row(&l->face, r, row);
+        else
+            lu_weight_row(&l->module->weight, r, row);
+    }
 }
 
-lutra_status lu_view_load(lu_view *v, lutra_err *err)
+lutra_status lu_view_fetch(lu_view *v, lu_view_linear *l, lutra_err *err)
 {
-    for (int i = 0; i < v->n_linears; i++) {
-        lu_view_linear *l = &v->linears[i];
-        if (!l->face.w)
-            l->face.w = lu_array((size_t)l->face.n, (size_t)l->face.k * sizeof(float));
-        if (!l->face.w)
-            return lu_fail_nomem(err, (size_t)(l->face.n * l->face.k) * sizeof(float));
-        lu_pool_for(v->block.ctx->pool, l->face.n, 16, load_rows, l);
-    }
+    if (l->face.w)
+        return LUTRA_OK;
+    l->face.w = lu_array((size_t)l->face.n, (size_t)l->face.k * sizeof(float));
+    if (!l->face.w)
+        return lu_fail_nomem(err, (size_t)(l->face.n * l->face.k) * sizeof(float));
+    lu_pool_for(v->block.ctx->pool, l->face.n, 16, fetch_rows, l);
     return LUTRA_OK;
+}
+
+lutra_status lu_view_fetch_all(lu_view *v, lutra_err *err)
+{
+    for (int i = 0; i < v->n_linears; i++)
+        LU_TRY(lu_view_fetch(v, &v->linears[i], err));
+    return LUTRA_OK;
+}
+
+void lu_view_release(lu_view_linear *l)
+{
+    if (l->changed && !l->face.codes.codes)
+        return;
+    lu_free(l->face.w);
+    l->face.w = NULL;
 }
 
 lutra_status lu_view_pack(lu_view *v, lu_stage from, lu_stage to, lutra_err *err)
@@ -258,10 +276,21 @@ lutra_status lu_view_pack(lu_view *v, lu_stage from, lu_stage to, lutra_err *err
     for (int i = 0; i < v->n_linears; i++) {
         lu_view_linear *l = &v->linears[i];
         const bool router = l->module == &v->model->layers[v->block.index].router;
-        if (l->stage >= from && (l->stage < to || (router && l->stage == to)))
-            LU_TRY(lu_module_set(v->model, l->module, l->face.w, err));
+        const bool held = l->face.w != NULL;
+        if (l->stage < from || !(l->stage < to || (router && l->stage == to)))
+            continue;
+        LU_TRY(lu_view_fetch(v, l, err));
+        LU_TRY(lu_module_set(v->model, l->module, l->face.w, err));
+        if (!held)
+            lu_view_release(l);
     }
     return LUTRA_OK;
+}
+
+void lu_view_unpack(lu_view *v)
+{
+    for (int i = 0; i < v->n_linears; i++)
+        lu_module_drop(v->linears[i].module);
 }
 
 int lu_view_find_site(const lu_view *v, const char *site)

@@ -12,6 +12,7 @@ typedef struct lu_view_linear {
     lu_module *module; /* where the layer runs it */
     lu_stage stage;    /* when its input is known */
     int site;
+    bool changed; /* w is neither what the file holds nor what the codes say: it must stay */
 } lu_view_linear;
 
 /* A vector of the layer: a norm's gain, or a bias. Owned by the model's layer. */
@@ -39,10 +40,16 @@ typedef struct lu_view {
 lutra_status lu_view_open(lutra_model *m, lu_la *la, int64_t layer, lu_view *out, lutra_err *err);
 void lu_view_close(lu_view *v);
 
-/* Fills w of all linears from the model's own files. */
-lutra_status lu_view_load(lu_view *v, lutra_err *err);
+/* Weights are in memory while they are worked on: makes w, where it is NULL, from the codes if the
+   linear is rounded, else from the model's own files. */
+lutra_status lu_view_fetch(lu_view *v, lu_view_linear *l, lutra_err *err);
+lutra_status lu_view_fetch_all(lu_view *v, lutra_err *err);
+/* Gives w back if it can be made again. */
+void lu_view_release(lu_view_linear *l);
+
 /* Hands the weights as they are to the layer, for all linears that a run from..to multiplies. */
 lutra_status lu_view_pack(lu_view *v, lu_stage from, lu_stage to, lutra_err *err);
+void lu_view_unpack(lu_view *v);
 
 /* Site of the linear with this name inside the layer, when it is the first of its site; else -1. */
 int lu_view_find_site(const lu_view *v, const char *site);

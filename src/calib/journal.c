@@ -13,8 +13,9 @@
 #include "base/mem.h"
 
 #define HEAD "lutra journal 2\nrequest %016" PRIx64 "\n"
-#define LIMIT ((size_t)64 << 20) /* a line has under 100 bytes, a checkpoint some 100 000 tensors \
-                                  */
+#define LIMIT                                                                           \
+    ((size_t)64 << 20) /* a line has under 100 bytes, a checkpoint some 100 000 tensors \
+                        */
 #define LINE 128
 
 static uint64_t bits_of(double v)
@@ -43,7 +44,8 @@ static void read_lines(char *text, lu_journal_entry *entries, int64_t n, uint64_
                    &error) != 4 ||
             i < 0 || i >= n)
             break;
-        entries[i] = (lu_journal_entry){true, from_bits(signal), from_bits(noise), from_bits(error)};
+        entries[i] =
+            (lu_journal_entry){true, from_bits(signal), from_bits(noise), from_bits(error)};
     }
     *size = (uint64_t)(at - text);
 }
@@ -114,9 +116,10 @@ static lutra_status append(lu_journal *j, const lu_journal_entry *entries, const
         const int64_t at = list ? list[i] : i;
         const lu_journal_entry *e = &entries[at];
         if (e->done)
-            size += (size_t)snprintf(
-                text + size, LINE, "done %" PRId64 " %016" PRIx64 " %016" PRIx64 " %016" PRIx64 "\n",
-                at, bits_of(e->signal), bits_of(e->noise), bits_of(e->error));
+            size +=
+                (size_t)snprintf(text + size, LINE,
+                                 "done %" PRId64 " %016" PRIx64 " %016" PRIx64 " %016" PRIx64 "\n",
+                                 at, bits_of(e->signal), bits_of(e->noise), bits_of(e->error));
     }
     lutra_status status = lu_write_at(j->fd, j->path, text, size, j->size, err);
     lu_free(text);

@@ -132,9 +132,10 @@ lutra_status lu_out_check(const char *in, const char *path, bool overwrite, lu_o
         return lu_fail_nomem(err, n);
     const char *name = lu_path_base(out->path);
     if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || !*name)
-        return lu_fail(err, LUTRA_E_ARG,
-                       "%s: names no folder that can be made or replaced, give the output's own name",
-                       out->path);
+        return lu_fail(
+            err, LUTRA_E_ARG,
+            "%s: names no folder that can be made or replaced, give the output's own name",
+            out->path);
     if (lstat(out->path, &b) != 0)
         return errno == ENOENT ? LUTRA_OK : lu_fail_errno(err, errno, out->path, "look at");
     if (stat(in, &a) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)

@@ -117,11 +117,18 @@ static double relative_error(const float *before, const float *after, int64_t n)
     return signal > 0 ? sqrt(noise / signal) : NAN;
 }
 
+static lu_view_linear *view_of(const lu_site_linear *l)
+{
+    return (lu_view_linear *)l; /* face is its first member */
+}
+
 /* Calls the pass for one site and notes the relative output error of each linear it rounds. */
 static lutra_status work_on_site(run *r, const lu_recipe_pass *rp, lu_site *s, lutra_err *err)
 {
     const bool measured = rp->pass->method.kind == LUTRA_METHOD_ROUND && s->stats.n_kept > 0;
     lutra_status status = LUTRA_OK;
+    for (int i = 0; status == LUTRA_OK && i < s->n_linears; i++)
+        status = lu_view_fetch(&r->view, view_of(s->linears[i]), err);
     for (int i = 0; measured && status == LUTRA_OK && i < s->n_linears; i++) {
         const size_t count = (size_t)(s->stats.n_kept * s->linears[i]->n);
         r->outputs[i] = s->linears[i]->wanted ? lu_array(count, sizeof(float)) : NULL;
@@ -138,12 +145,13 @@ static lutra_status work_on_site(run *r, const lu_recipe_pass *rp, lu_site *s, l
             status = after ? outputs_of(r, s, s->linears[i], after, err)
                            : lu_fail_nomem(err, (size_t)count * sizeof *after);
             if (after)
-                r->errors[(lu_view_linear *)s->linears[i] - r->view.linears] =
+                r->errors[view_of(s->linears[i]) - r->view.linears] =
                     relative_error(r->outputs[i], after, count);
             lu_free(after);
         }
         lu_free(r->outputs[i]);
         r->outputs[i] = NULL;
+        lu_view_release(view_of(s->linears[i]));
     }
     if (!r->gathered)
         lu_stats_free(&s->stats);
@@ -176,6 +184,15 @@ static bool is_last(const run *r, const lu_recipe_pass *rp)
     return rp == &r->p->recipe->passes[r->p->recipe->n_passes - 1];
 }
 
+/* Weights that a transform may change stay in memory until they are rounded. */
+static lutra_status hold_all(run *r, bool changed, lutra_err *err)
+{
+    LU_TRY(lu_view_fetch_all(&r->view, err));
+    for (int i = 0; i < r->view.n_linears; i++)
+        r->view.linears[i].changed |= changed;
+    return LUTRA_OK;
+}
+
 static lutra_status run_pass(run *r, const lu_recipe_pass *rp, lutra_err *err)
 {
     const lu_pass *pass = rp->pass;
@@ -187,6 +204,8 @@ static lutra_status run_pass(run *r, const lu_recipe_pass *rp, lutra_err *err)
     r->runner.stage = pass->method.name;
     if (needs && !sequential && !r->gathered)
         LU_TRY(gather(r, LU_STAGE_QKV, LU_STAGE_DOWN, needs, false, err));
+    if (pass->method.kind != LUTRA_METHOD_ROUND || pass->block)
+        LU_TRY(hold_all(r, pass->method.kind != LUTRA_METHOD_ROUND, err));
     if (pass->block)
         LU_TRY(pass->block(&r->view.block, rp->settings, err));
     LU_TRY(work_on_seams(r, rp, err));
@@ -247,7 +266,6 @@ static lutra_status move_on(run *r, lutra_err *err)
 static lutra_status compress_block(run *r, lutra_err *err)
 {
     const bool last = r->view.block.index + 1 == r->model->config.n_layers;
-    LU_TRY(lu_view_load(&r->view, err));
     for (int i = 0; i < r->view.n_linears; i++) {
         lu_view_linear *l = &r->view.linears[i];
         const lu_scheme *s = lu_output_scheme(&r->output, l->name);
@@ -271,7 +289,6 @@ static lutra_status compress_block(run *r, lutra_err *err)
 /* A layer that a former run has finished: only its outputs are wanted. */
 static lutra_status pass_by(run *r, lutra_err *err)
 {
-    LU_TRY(lu_view_load(&r->view, err));
     if (!r->p->calibration->float_inputs)
         LU_TRY(lu_output_read(&r->output, &r->view, err));
     return move_on(r, err);

@@ -58,7 +58,7 @@ static void open_layer(bench *b, int64_t layer, lu_view *v)
 {
     lutra_err err;
     must(lu_view_open(b->model, b->la, layer, v, &err), &err);
-    must(lu_view_load(v, &err), &err);
+    must(lu_view_fetch_all(v, &err), &err);
     lu_runner_serve(&b->runner, v);
 }
 
