@@ -13,12 +13,15 @@ typedef struct lutra_model lutra_model;
 typedef struct lutra_model_options {
     size_t size;
     lutra_dtype dtype; /* LUTRA_BF16 (default): matmul inputs and KV cache in bfloat16, sums in
-                          float32. LUTRA_F32: everything in float32. */
+                          float32. LUTRA_F32: everything in float32, on the CPU only. LUTRA_F16: as
+                          BF16, in half precision, on a GPU only. */
     const char *act_quant; /* NULL, or how the inputs of the blocks' linears are rounded to integers
                               before each product: intB[:token|:gSIZE|:tensor][:sym|:asym], such as
                               "int8:token" (a scale per token, the default), "int4:g128" (per token
                               and group of columns), "int8:tensor" (one scale, from the checkpoint's
-                              M.input_scale tensors). Routers and lm_head are left alone. */
+                              M.input_scale tensors). Routers and lm_head are left alone. On the
+                              CPU only. */
+    const char *device; /* where the model lives and runs: "cpu" or NULL, "cuda", "cuda:N" */
 } lutra_model_options;
 
 LUTRA_API void lutra_model_options_init(lutra_model_options *o);
@@ -26,11 +29,17 @@ LUTRA_API void lutra_model_options_init(lutra_model_options *o);
 /* Opens a Hugging Face folder, original or compressed by lutra: reads config.json, maps the
    shards, packs the weights for this machine. opts may be NULL. The context must outlive the model.
    Fails with E_FORMAT/E_IO naming the file and tensor, E_UNSUPPORTED naming the architecture or
-   rope type and what is supported, E_ARG for a single file or a dtype other than BF16 and F32. */
+   rope type and what is supported, E_ARG for a single file, a dtype that the device does not
+   compute in or a name that is no device. On a GPU also E_UNSUPPORTED where there is none, and
+   E_NOMEM that says what is needed, what is free and what would fit. */
 LUTRA_API lutra_status lutra_model_open(lutra_ctx *ctx, const char *path,
                                         const lutra_model_options *opts, lutra_model **out,
                                         lutra_err *err);
 LUTRA_API void lutra_model_close(lutra_model *m);
+
+/* The GPUs that `device` may name, one a line: "cuda:0 NVIDIA H200, compute capability 9.0, 150.8 GB,
+   driver for CUDA 13.0"; or "none: " and why. Returns buf. */
+LUTRA_API const char *lutra_gpu_list(char *buf, size_t size);
 
 typedef struct lutra_model_info {
     char architecture[64]; /* "LlamaForCausalLM" */

@@ -4,10 +4,13 @@
 
 #include "base/pool.h"
 
+struct lu_gpu_api;
+
 struct lutra_ctx {
     lutra_options options; /* n_threads filled in; cpu points at cpu_name or is NULL */
     char cpu_name[16];
     lu_pool *pool;
+    const struct lu_gpu_api *gpu; /* kern/gpu.h; NULL = what is built in. Tests put an emulation here */
 };
 
 void lu_log(const lutra_ctx *ctx, lutra_log_level level, const char *fmt, ...) LUTRA_PRINTF(3, 4);

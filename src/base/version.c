@@ -1,5 +1,5 @@
-/* version.c - what this library is and how it was built, one item a line. Which CPU levels a
-   machine has is known where kernels are chosen, not here. */
+/* version.c - what this library is and how it was built, one item a line. Which CPU levels and
+   GPUs a machine has is known where kernels are chosen, not here. */
 #include "lutra/base.h"
 
 #define TEXT_OF(x) #x
@@ -24,6 +24,5 @@
 
 const char *lutra_version(void)
 {
-    return "lutra " LUTRA_VERSION "\ncompiler: " COMPILER "\nmachine: " MACHINE
-           "\ngpu: not built in";
+    return "lutra " LUTRA_VERSION "\ncompiler: " COMPILER "\nmachine: " MACHINE;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/context.h"
+#include "engine/sampler.h"
 #include "engine/session.h"
 
 void lutra_generation_init(lutra_generation *g)
@@ -22,25 +23,89 @@ static bool is_end(const lu_model_config *c, int32_t id)
     return false;
 }
 
-static lutra_status decode(lutra_session *s, const lutra_generation *g, lutra_sampler *sampler,
-                           int64_t limit, lutra_generation_result *r, lutra_err *err)
+typedef struct {
+    lutra_session *session;
+    const lutra_generation *g;
+    lutra_sampler *sampler;
+    int64_t limit; /* new tokens at most */
+    lutra_generation_result *r;
+} generation;
+
+/* Hands a chosen token over. True if it is to be fed and another one chosen. */
+static bool hand_over(const generation *n, int32_t id)
 {
-    r->finish = LUTRA_FINISH_LENGTH;
-    while (r->n_new < limit) {
-        const int32_t id = lutra_sampler_pick(sampler, s->logits);
-        if (!g->ignore_eos && is_end(&s->model->config, id)) {
-            r->finish = LUTRA_FINISH_EOS;
-            break;
-        }
-        lutra_sampler_accept(sampler, id);
-        r->n_new++;
-        if (g->on_token && !g->on_token(g->user, id)) {
-            r->finish = LUTRA_FINISH_CALLER;
-            break;
-        }
-        if (r->n_new < limit)
-            LU_TRY(lutra_session_feed(s, &id, 1, false, s->logits, err));
+    lutra_generation_result *r = n->r;
+    if (!n->g->ignore_eos && is_end(&n->session->model->config, id)) {
+        r->finish = LUTRA_FINISH_EOS;
+        return false;
     }
+    lutra_sampler_accept(n->sampler, id);
+    r->n_new++;
+    if (n->g->on_token && !n->g->on_token(n->g->user, id)) {
+        r->finish = LUTRA_FINISH_CALLER;
+        return false;
+    }
+    return r->n_new < n->limit;
+}
+
+static double draw(void *user, int64_t sequence)
+{
+    (void)sequence;
+    return lu_sampler_draw(user);
+}
+
+/* Takes tokens that steps on a GPU choose, some steps being queued before the last token is known.
+   What a step has fed beyond the token that ends the answer lies behind the session's end. */
+static lutra_status take_steps(const generation *n, int32_t id, lutra_err *err)
+{
+    lutra_session *s = n->session;
+    int64_t ahead = 0, left = n->limit - 1;
+    do {
+        for (; ahead < LU_STEPS_AHEAD && left > 0; ahead++, left--)
+            LU_TRY(lu_forward_steps_queue(s->forward, err));
+        int32_t next;
+        LU_TRY(lu_forward_steps_take(s->forward, &next, err));
+        ahead--;
+        s->ids[s->length++] = id;
+        id = next;
+    } while (hand_over(n, id));
+    return LUTRA_OK;
+}
+
+static lutra_status decode_ahead(const generation *n, int32_t id, lutra_err *err)
+{
+    lutra_session *s = n->session;
+    const lu_segment segment = {.kv = &s->kv, .pos = s->length};
+    const int32_t *held = s->ids;
+    const lu_steps steps = {.n = 1,
+                            .segments = &segment,
+                            .ids = &id,
+                            .sampling = n->g->sampling,
+                            .held = &held,
+                            .n_held = &s->length,
+                            .draw = draw,
+                            .user = n->sampler};
+    LU_TRY(lu_forward_steps_begin(s->forward, &steps, err));
+    const lutra_status status = take_steps(n, id, err);
+    lu_forward_steps_end(s->forward);
+    return status;
+}
+
+static lutra_status decode(const generation *n, lutra_err *err)
+{
+    lutra_session *s = n->session;
+    n->r->finish = LUTRA_FINISH_LENGTH;
+    if (n->limit < 1)
+        return LUTRA_OK;
+    int32_t id = lutra_sampler_pick(n->sampler, s->logits);
+    if (!hand_over(n, id))
+        return LUTRA_OK;
+    if (lu_forward_steps_possible(s->forward))
+        return decode_ahead(n, id, err);
+    do {
+        LU_TRY(lutra_session_feed(s, &id, 1, false, s->logits, err));
+        id = lutra_sampler_pick(n->sampler, s->logits);
+    } while (hand_over(n, id));
     return LUTRA_OK;
 }
 
@@ -55,7 +120,9 @@ static lutra_status run(lutra_session *s, const int32_t *prompt, int64_t n,
     const int64_t limit = g->max_tokens && g->max_tokens < room ? g->max_tokens : room;
     for (int64_t i = 0; i < s->length; i++)
         lutra_sampler_accept(sampler, s->ids[i]);
-    const lutra_status status = decode(s, g, sampler, limit, r, err);
+    const generation all = {
+        .session = s, .g = g, .sampler = sampler, .limit = limit, .r = r};
+    const lutra_status status = decode(&all, err);
     if (status == LUTRA_E_CANCELLED)
         r->finish = LUTRA_FINISH_CALLER;
     r->n_prompt = n;

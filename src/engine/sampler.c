@@ -16,7 +16,7 @@
 #include "base/mem.h"
 #include "base/status.h"
 #include "engine/random.h"
-#include "lutra/engine.h"
+#include "engine/sampler.h"
 
 typedef struct {
     float score; /* (logit - largest) / T, at most 0 */
@@ -103,6 +103,8 @@ void lutra_sampler_accept(lutra_sampler *s, int32_t id)
     if (id >= 0 && id < s->vocab_size)
         s->seen[id] = 1;
 }
+
+double lu_sampler_draw(lutra_sampler *s) { return lu_random_unit(&s->random); }
 
 static float penalised(const lutra_sampler *s, const float *logits, int64_t id)
 {

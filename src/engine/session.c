@@ -12,8 +12,9 @@
 static lutra_status open_into(lutra_session *s, int64_t capacity, lutra_err *err)
 {
     const int64_t vocab = s->model->config.vocab_size;
+    const int64_t most = s->model->gpu ? LU_GPU_FORWARD_ROWS : LU_FORWARD_ROWS;
     LU_TRY(lu_kv_open(s->model, capacity, &s->kv, err));
-    const int64_t rows = capacity < LU_FORWARD_ROWS ? capacity : LU_FORWARD_ROWS;
+    const int64_t rows = capacity < most ? capacity : most;
     LU_TRY(lu_forward_open(s->model, rows, capacity, &s->forward, err));
     s->ids = lu_array((size_t)capacity, sizeof *s->ids);
     s->logits = lu_array((size_t)vocab, sizeof *s->logits);
@@ -92,9 +93,9 @@ lutra_status lutra_session_feed(lutra_session *s, const int32_t *ids, int64_t n,
             .kv = &s->kv, .pos = s->length + done, .ids = ids + done, .n = rows};
         LU_TRY(lu_forward_run(s->forward, &segment, 1, err));
         if (logits && all)
-            lu_forward_logits(s->forward, 0, rows, logits + done * vocab);
+            LU_TRY(lu_forward_logits(s->forward, 0, rows, logits + done * vocab, err));
         else if (logits && done + rows == n)
-            lu_forward_logits(s->forward, rows - 1, 1, logits);
+            LU_TRY(lu_forward_logits(s->forward, rows - 1, 1, logits, err));
         done += rows;
     }
     memcpy(s->ids + s->length, ids, (size_t)n * sizeof *ids);

@@ -33,7 +33,6 @@ typedef struct {
     int32_t *input_ids;   /* [batch][inputs] */
     int64_t logit_rows;
     float *logits; /* [logit_rows][vocab] */
-    const int32_t *targets;
     double *losses; /* [logit_rows] */
     double total;
     int64_t predicted;
@@ -77,11 +76,14 @@ static lutra_status check(const evaluation *e, int64_t n, lutra_err *err)
 }
 
 /* How many rows to run together so that a pass's buffers stay near SCRATCH_BYTES. */
-static int64_t rows_together(const lu_model_config *c)
+static int64_t rows_together(const lutra_model *m)
 {
+    const lu_model_config *c = &m->config;
     const int64_t floats =
         4 * c->hidden_size + 3 * c->n_heads * c->head_dim + 3 * c->n_active * c->intermediate_size;
     int64_t rows = MAX_ROWS;
+    if (m->gpu)
+        return rows;
     while (rows > LU_FORWARD_ROWS && rows * floats * (int64_t)sizeof(float) > SCRATCH_BYTES)
         rows /= 2;
     return rows;
@@ -90,18 +92,20 @@ static int64_t rows_together(const lu_model_config *c)
 static lutra_status prepare(evaluation *e, lutra_err *err)
 {
     const lu_model_config *c = &e->model->config;
-    const int64_t rows = rows_together(c);
+    const int64_t rows = rows_together(e->model);
     e->batch = rows / e->inputs < 1 ? 1 : rows / e->inputs;
     if (e->batch > e->n_windows)
         e->batch = e->n_windows;
     e->logit_rows = LOGIT_BYTES / ((int64_t)sizeof(float) * c->vocab_size);
     if (e->logit_rows < 1)
         e->logit_rows = 1;
+    if (e->model->gpu) /* its logits stay there */
+        e->logit_rows = rows;
     const int64_t needed = e->batch * e->inputs;
     LU_TRY(lu_forward_open(e->model, needed < rows ? needed : rows, e->inputs, &e->forward, err));
     const size_t batch = (size_t)e->batch, inputs = (size_t)e->inputs;
     size_t n_logits;
-    if (!lu_mul_size((size_t)e->logit_rows, (size_t)c->vocab_size, &n_logits))
+    if (!lu_mul_size(e->model->gpu ? 1 : (size_t)e->logit_rows, (size_t)c->vocab_size, &n_logits))
         return lu_fail(err, LUTRA_E_LIMIT,
                        "logits of %" PRId64 " rows do not fit the address space", e->logit_rows);
     e->kv = lu_calloc(batch, sizeof *e->kv);
@@ -128,17 +132,6 @@ static void finish(evaluation *e)
     lu_free(e->losses);
 }
 
-static void loss_rows(void *arg, int64_t begin, int64_t end, int worker)
-{
-    const evaluation *e = arg;
-    const int64_t vocab = e->model->config.vocab_size;
-    (void)worker;
-    for (int64_t r = begin; r < end; r++) {
-        const float *row = e->logits + r * vocab;
-        e->losses[r] = (double)e->model->ops.logsumexp(row, vocab) - (double)row[e->targets[r]];
-    }
-}
-
 /* Adds the losses of the predictions made at rows [row, row + n) of the pass. */
 static lutra_status count_losses(evaluation *e, int64_t row, int64_t n, const int32_t *targets,
                                  lutra_err *err)
@@ -146,9 +139,8 @@ static lutra_status count_losses(evaluation *e, int64_t row, int64_t n, const in
     for (int64_t done = 0; done < n;) {
         const int64_t rows = n - done < e->logit_rows ? n - done : e->logit_rows;
         LU_TRY(lu_check_cancel(e->model->ctx, err));
-        lu_forward_logits(e->forward, row + done, rows, e->logits);
-        e->targets = targets + done;
-        lu_pool_for(e->model->ctx->pool, rows, 1, loss_rows, e);
+        LU_TRY(lu_forward_losses(e->forward, row + done, rows, targets + done, e->logits,
+                                 e->losses, err));
         for (int64_t r = 0; r < rows; r++) {
             if (!isfinite(e->losses[r]))
                 return lu_fail(err, LUTRA_E_FORMAT,

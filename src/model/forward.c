@@ -8,6 +8,7 @@
 
 #include "base/context.h"
 #include "base/mem.h"
+#include "model/gpu_forward.h"
 #include "model/step.h"
 #include "tensor/convert.h"
 
@@ -142,6 +143,8 @@ lutra_status lu_forward_run(lu_forward *f, const lu_segment *segments, int64_t n
 {
     const lutra_model *m = f->model;
     const int64_t n_layers = m->config.n_layers, cols = m->config.hidden_size;
+    if (f->gpu)
+        return lu_gpu_forward_run(f->gpu, segments, n_segments, err);
     lu_place_rows(f, segments, n_segments);
     lu_for_rows(f, f->n_rows, cols, embed_rows, f);
     tap_float(f, -1, "embedding", f->x, f->n_rows, cols);
@@ -178,10 +181,12 @@ static void cap_logits(void *arg, int64_t begin, int64_t end, int worker)
     job->model->ops.softcap(job->logits + begin, job->model->config.final_softcap, end - begin);
 }
 
-void lu_forward_logits(lu_forward *f, int64_t row, int64_t n, float *out)
+lutra_status lu_forward_logits(lu_forward *f, int64_t row, int64_t n, float *out, lutra_err *err)
 {
     lutra_model *m = f->model;
     const int64_t cols = m->config.hidden_size;
+    if (f->gpu)
+        return lu_gpu_forward_logits(f->gpu, row, n, out, err);
     lu_join_rows(f, (lu_joint){.in_norm = m->final_norm, .first = row}, n);
     lu_tap_act(f, -1, "final_norm", f->in, n, cols);
     lu_tap_act(f, -1, m->lm_head.site, f->in, n, cols);
@@ -190,7 +195,59 @@ void lu_forward_logits(lu_forward *f, int64_t row, int64_t n, float *out)
     cap_job job = {.model = m, .logits = out};
     if (m->config.final_softcap > 0.0f)
         lu_for_rows(f, n * m->config.vocab_size, 1, cap_logits, &job);
+    return LUTRA_OK;
 }
+
+typedef struct {
+    const lutra_model *model;
+    const float *logits;
+    const int32_t *targets;
+    double *losses;
+} loss_job;
+
+static void loss_rows(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const loss_job *job = arg;
+    const int64_t vocab = job->model->config.vocab_size;
+    (void)worker;
+    for (int64_t r = begin; r < end; r++) {
+        const float *row = job->logits + r * vocab;
+        job->losses[r] =
+            (double)job->model->ops.logsumexp(row, vocab) - (double)row[job->targets[r]];
+    }
+}
+
+lutra_status lu_forward_losses(lu_forward *f, int64_t row, int64_t n, const int32_t *targets,
+                               float *logits, double *losses, lutra_err *err)
+{
+    if (f->gpu)
+        return lu_gpu_forward_losses(f->gpu, row, n, targets, losses, err);
+    LU_TRY(lu_forward_logits(f, row, n, logits, err));
+    loss_job job = {.model = f->model, .logits = logits, .targets = targets, .losses = losses};
+    lu_pool_for(f->model->ctx->pool, n, 1, loss_rows, &job);
+    return LUTRA_OK;
+}
+
+bool lu_forward_steps_possible(const lu_forward *f) { return f->gpu != NULL; }
+
+lutra_status lu_forward_steps_begin(lu_forward *f, const lu_steps *steps, lutra_err *err)
+{
+    if (!f->gpu)
+        return lu_fail(err, LUTRA_E_UNSUPPORTED, "steps ahead are for models on a GPU");
+    return lu_gpu_steps_begin(f->gpu, steps, err);
+}
+
+lutra_status lu_forward_steps_queue(lu_forward *f, lutra_err *err)
+{
+    return lu_gpu_steps_queue(f->gpu, err);
+}
+
+lutra_status lu_forward_steps_take(lu_forward *f, int32_t *ids, lutra_err *err)
+{
+    return lu_gpu_steps_take(f->gpu, ids, err);
+}
+
+void lu_forward_steps_end(lu_forward *f) { lu_gpu_steps_end(f->gpu); }
 
 /* --- memory ----------------------------------------------------------------------------------- */
 
@@ -334,6 +391,16 @@ lutra_status lu_forward_open(lutra_model *m, int64_t max_rows, int64_t max_conte
     f->max_context = max_context;
     f->max_expert_rows = max_rows * m->config.n_active;
     f->max_columns = widest_input(&m->config);
+    if (m->gpu) {
+        const lutra_status opened =
+            lu_gpu_forward_open(m, max_rows, max_context, &f->gpu, err);
+        if (opened != LUTRA_OK) {
+            lu_forward_close(f);
+            return opened;
+        }
+        *out = f;
+        return LUTRA_OK;
+    }
     lu_model_each_module(m, widest_scratch, f, NULL);
     f->scratch_bytes = max_size(f->scratch_bytes,
                                 lu_attend_scratch(max_context, m->config.head_dim) * sizeof(float));
@@ -353,6 +420,7 @@ void lu_forward_close(lu_forward *f)
 {
     if (!f)
         return;
+    lu_gpu_forward_close(f->gpu);
     lu_free_aligned(f->arena);
     lu_free(f->tap_rows);
     lu_free(f);
@@ -362,6 +430,9 @@ int64_t lu_forward_max_rows(const lu_forward *f) { return f->max_rows; }
 
 lutra_status lu_forward_set_tap(lu_forward *f, lu_tap tap, void *user, lutra_err *err)
 {
+    if (tap && f->gpu)
+        return lu_fail(err, LUTRA_E_UNSUPPORTED,
+                       "what flows through a model can be seen on the CPU only");
     const int64_t cols = f->max_columns;
     if (tap && !f->tap_rows && f->model->act != LUTRA_F32) {
         f->tap_rows = lu_array((size_t)(f->max_expert_rows * cols), sizeof *f->tap_rows);

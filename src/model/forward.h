@@ -4,14 +4,21 @@
    A pass takes a batch of segments, each some consecutive tokens of one sequence with its KV cache.
    Matrix products run over the rows of all segments together. The result of a row depends neither
    on the other rows of the batch, nor on how a sequence is cut into passes, nor on the number of
-   threads: not by a bit. */
+   threads: not by a bit.
+
+   A model that lives on a GPU runs there (gpu_forward.h), behind these same functions. Its results
+   repeat bit by bit, but products choose kernels by the number of rows, so a cut or a batch may
+   change a rounding. Taps are for the CPU. */
 #ifndef LU_MODEL_FORWARD_H
 #define LU_MODEL_FORWARD_H
 
+#include "lutra/engine.h"
 #include "model/kv.h"
 
-/* Rows of a pass that keep the matrix kernels busy while scratch stays in tens of megabytes. */
+/* Rows of a pass that keep the matrix kernels busy while scratch stays in tens of megabytes; on a
+   GPU in hundreds. */
 #define LU_FORWARD_ROWS 256
+#define LU_GPU_FORWARD_ROWS 2048
 
 typedef struct lu_segment {
     lu_kv *kv;
@@ -73,12 +80,41 @@ void lu_forward_embed(lu_forward *f, const int32_t *ids, int64_t n, float *out);
 
 /* Runs one pass over 1 .. max_rows rows. Ids must be in the vocabulary and positions within the
    caches: the caller has checked them. Afterwards lu_forward_logits can be asked for any row; rows
-   count through the segments in order. Fails with E_CANCELLED only: asked before each layer, as a
-   pass through a large model takes many seconds. */
+   count through the segments in order. On the CPU fails with E_CANCELLED only: asked before each
+   layer, as a pass through a large model takes many seconds. */
 lutra_status lu_forward_run(lu_forward *f, const lu_segment *segments, int64_t n_segments,
                             lutra_err *err);
 
-/* Final norm and lm_head of rows [row, row + n) of the last pass: out is [n][vocab_size]. */
-void lu_forward_logits(lu_forward *f, int64_t row, int64_t n, float *out);
+/* Final norm and lm_head of rows [row, row + n) of the last pass: out is [n][vocab_size]. Fails on a
+   GPU only. */
+lutra_status lu_forward_logits(lu_forward *f, int64_t row, int64_t n, float *out, lutra_err *err);
+
+/* Negative log-likelihood of targets[i] by the logits of row `row` + i of the last pass. logits:
+   room for [n][vocab_size], which a GPU leaves alone (NULL is fine there). */
+lutra_status lu_forward_losses(lu_forward *f, int64_t row, int64_t n, const int32_t *targets,
+                               float *logits, double *losses, lutra_err *err);
+
+/* --- steps that choose their own next tokens ---------------------------------------------------
+   On a GPU the next token is chosen where the logits are, and a step can be queued before the host
+   knows the tokens of the last. Between begin and end, at most LU_STEPS_AHEAD steps are queued and
+   not yet taken; take gives the tokens of the oldest. */
+#define LU_STEPS_AHEAD 4
+
+typedef struct lu_steps {
+    int64_t n;                  /* sequences */
+    const lu_segment *segments; /* [n]: .kv, and .pos = where ids go; capacity for all steps */
+    const int32_t *ids;         /* [n]: what the first step feeds */
+    lutra_sampling sampling;
+    const int32_t *const *held; /* [n][n_held]: tokens before ids, for the repetition penalty */
+    const int64_t *n_held;
+    double (*draw)(void *user, int64_t sequence); /* in [0, 1); one a step unless greedy */
+    void *user;
+} lu_steps;
+
+bool lu_forward_steps_possible(const lu_forward *f);
+lutra_status lu_forward_steps_begin(lu_forward *f, const lu_steps *steps, lutra_err *err);
+lutra_status lu_forward_steps_queue(lu_forward *f, lutra_err *err);
+lutra_status lu_forward_steps_take(lu_forward *f, int32_t *ids, lutra_err *err);
+void lu_forward_steps_end(lu_forward *f); /* waits for what is queued */
 
 #endif

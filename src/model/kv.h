@@ -11,9 +11,11 @@ typedef struct lu_kv {
     int64_t first_layer; /* layers [first_layer, first_layer + n_layers) */
     lutra_dtype dtype; /* F32 or BF16 */
     uint8_t *data;     /* [layer][0 = keys, 1 = values][head][capacity][head_dim] */
+    struct lu_gpu_model *gpu; /* on a GPU: data is NULL and the tokens lie in pages of the model's */
+    struct lu_gpu_pages *pages;
 } lu_kv;
 
-/* capacity >= 1. E_NOMEM, E_LIMIT if the size overflows. */
+/* capacity >= 1. E_NOMEM, on a GPU saying what context would fit; E_LIMIT if the size overflows. */
 lutra_status lu_kv_open(const lutra_model *m, int64_t capacity, lu_kv *out, lutra_err *err);
 /* Of one layer at a time: first_layer may be set to any before a pass. */
 lutra_status lu_kv_open_one(const lutra_model *m, int64_t capacity, lu_kv *out, lutra_err *err);

@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "model/slots.h"
+#include "model/gpu_model.h"
 
 void lutra_model_options_init(lutra_model_options *o)
 {
@@ -193,6 +193,7 @@ typedef struct {
     lutra_dtype act;
     bool bare;            /* weights come later, layer by layer */
     lu_act_format inputs; /* bits 0: not rounded */
+    int gpu;              /* its number; -1 = on the CPU */
 } opening;
 
 static lutra_status open_into(lutra_model *m, const char *path, const opening *o, lutra_err *err)
@@ -204,6 +205,8 @@ static lutra_status open_into(lutra_model *m, const char *path, const opening *o
     LU_TRY(lu_model_bind(m, err));
     if (o->inputs.bits)
         LU_TRY(lu_model_round_inputs(m, &o->inputs, err));
+    if (o->gpu >= 0)
+        return lu_gpu_model_load(m, o->gpu, err);
     return o->bare ? lu_model_each_module(m, plan_bare, m, err) : pack(m, err);
 }
 
@@ -225,7 +228,7 @@ static lutra_status open_model(lutra_ctx *ctx, const char *path, const opening *
 
 lutra_status lu_model_open_bare(lutra_ctx *ctx, const char *path, lutra_model **out, lutra_err *err)
 {
-    const opening o = {.act = LUTRA_F32, .bare = true};
+    const opening o = {.act = LUTRA_F32, .bare = true, .gpu = -1};
     return open_model(ctx, path, &o, out, err);
 }
 
@@ -236,12 +239,18 @@ lutra_status lutra_model_open(lutra_ctx *ctx, const char *path, const lutra_mode
     lutra_model_options_init(&o);
     if (opts)
         memcpy(&o, opts, opts->size < sizeof o ? opts->size : sizeof o);
-    if (o.dtype != LUTRA_BF16 && o.dtype != LUTRA_F32)
-        return lu_fail(err, LUTRA_E_ARG, "model dtype is %s, expected BF16 or F32",
-                       lutra_dtype_name(o.dtype));
     opening how = {.act = o.dtype};
+    LU_TRY(lu_gpu_parse(o.device, &how.gpu, err));
+    const bool gpu = how.gpu >= 0;
+    if (o.dtype != LUTRA_BF16 && o.dtype != (gpu ? LUTRA_F16 : LUTRA_F32))
+        return lu_fail(err, LUTRA_E_ARG, "model dtype is %s, expected BF16 or %s on the %s",
+                       lutra_dtype_name(o.dtype), gpu ? "F16" : "F32", gpu ? "GPU" : "CPU");
     if (o.act_quant)
         LU_TRY(lu_act_format_parse(o.act_quant, &how.inputs, err));
+    if (gpu && how.inputs.bits)
+        return lu_fail(err, LUTRA_E_UNSUPPORTED,
+                       "the inputs of linears are rounded to integers on the CPU only, leave out "
+                       "act_quant or the GPU");
     return open_model(ctx, path, &how, out, err);
 }
 
@@ -257,6 +266,7 @@ void lutra_model_close(lutra_model *m)
 {
     if (!m)
         return;
+    lu_gpu_model_close(m);
     lu_model_each_module(m, free_module, NULL, NULL);
     for (int64_t i = 0; m->layers && i < m->config.n_layers; i++) {
         for (int s = 0; s < LU_N_NORMS; s++)

@@ -32,7 +32,8 @@ struct lutra_model {
     lu_model_config config;
     bool quantized;
     lu_quant_config quant;
-    lutra_dtype act; /* F32 or BF16: matmul inputs and KV cache */
+    lutra_dtype act; /* F32 or BF16, on a GPU F16 or BF16: matmul inputs and KV cache */
+    struct lu_gpu_model *gpu; /* gpu_model.h; NULL = on the CPU */
     lu_level level;
     lu_ops ops;
     lu_weight embedding;

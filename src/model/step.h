@@ -28,6 +28,7 @@ typedef struct lu_row {
 } lu_row;
 
 struct lu_forward {
+    struct lu_gpu_forward *gpu; /* gpu_forward.h: then nothing below is set but the first three */
     lutra_model *model;
     int64_t max_rows, max_context;
     int64_t max_expert_rows; /* max_rows * experts per token */

@@ -152,7 +152,7 @@ static double hidden_error(fixture *f)
     must(lu_forward_set_tap(forward, compare_hidden, &h, &err), &err);
     const lu_segment segment = {.kv = &kv, .ids = ids->data, .n = n};
     assert_int_equal(lu_forward_run(forward, &segment, 1, NULL), LUTRA_OK);
-    lu_forward_logits(forward, 0, n, f->logits);
+    must(lu_forward_logits(forward, 0, n, f->logits, &err), &err);
     assert_int_equal(h.seen, f->model->config.n_layers + 2);
     lu_forward_close(forward);
     lu_kv_close(&kv);

@@ -175,7 +175,7 @@ static void a_batch_changes_no_bit(void **state)
             {.kv = &kv[2], .ids = t.ids, .n = 21},
         };
         assert_int_equal(lu_forward_run(f, batch, 3, NULL), LUTRA_OK);
-        lu_forward_logits(f, 0, 39, together);
+        must(lu_forward_logits(f, 0, 39, together, &err), &err);
         assert_memory_equal(together, alone, 17 * VOCAB * sizeof(float));
         assert_memory_equal(together + 17 * VOCAB, alone + 9 * VOCAB, VOCAB * sizeof(float));
         assert_memory_equal(together + 18 * VOCAB, alone, 21 * VOCAB * sizeof(float));

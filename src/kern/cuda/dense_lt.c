@@ -1,0 +1,222 @@
+/* dense_lt.c - y = x W^T (+ bias) through cuBLASLt. Its matrices are column-major, so the product is
+   written as y^T = W x^T: W is read transposed (rows of k are its columns), x^T and y^T are the
+   row-major x and y as they lie. The library's first proposal for a shape is kept in a small cache.
+   One workspace serves all products: they run one after the other on the GPU's stream. */
+#include "kern/cuda/dense_lt.h"
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+#define WORKSPACE_BYTES (32u << 20)
+#define CACHE 64 /* shapes remembered */
+
+#define FUNCTIONS(X)                                                                              \
+    X(cublasLtCreate)                                                                             \
+    X(cublasLtDestroy)                                                                            \
+    X(cublasLtMatmul)                                                                             \
+    X(cublasLtMatmulDescCreate)                                                                   \
+    X(cublasLtMatmulDescDestroy)                                                                  \
+    X(cublasLtMatmulDescSetAttribute)                                                             \
+    X(cublasLtMatrixLayoutCreate)                                                                 \
+    X(cublasLtMatrixLayoutDestroy)                                                                \
+    X(cublasLtMatmulPreferenceCreate)                                                             \
+    X(cublasLtMatmulPreferenceDestroy)                                                            \
+    X(cublasLtMatmulPreferenceSetAttribute)                                                       \
+    X(cublasLtMatmulAlgoGetHeuristic)
+
+typedef struct {
+    lu_gpu_dense key; /* pointers NULL but bias, which is not NULL or NULL */
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t w, x, y;
+    cublasLtMatmulAlgo_t algo;
+} plan;
+
+struct lu_dense_lt {
+    void *library;
+#define FIELD(name) __typeof__(&name) name;
+    FUNCTIONS(FIELD)
+#undef FIELD
+    cublasLtHandle_t handle;
+    void *workspace;
+    int n_plans, next;
+    plan plans[CACHE];
+};
+
+static void *find_library(void)
+{
+    static const char *const names[] = {"libcublasLt.so.13", "libcublasLt.so.12",
+                                        "/usr/local/cuda/lib64/libcublasLt.so.13",
+                                        "/usr/local/cuda/lib64/libcublasLt.so.12"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        void *library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+        if (library)
+            return library;
+    }
+    return NULL;
+}
+
+static bool find_functions(lu_dense_lt *lt)
+{
+    bool all = true;
+#define FIND(name)                                                                                \
+    *(void **)&lt->name = dlsym(lt->library, #name);                                              \
+    all = all && lt->name;
+    FUNCTIONS(FIND)
+#undef FIND
+    return all;
+}
+
+lu_dense_lt *lu_dense_lt_open(void)
+{
+    lu_dense_lt *lt = lu_calloc(1, sizeof *lt);
+    if (!lt)
+        return NULL;
+    lt->library = find_library();
+    if (!lt->library || !find_functions(lt) ||
+        cudaMalloc(&lt->workspace, WORKSPACE_BYTES) != cudaSuccess ||
+        lt->cublasLtCreate(&lt->handle) != CUBLAS_STATUS_SUCCESS) {
+        lu_dense_lt_close(lt);
+        return NULL;
+    }
+    return lt;
+}
+
+static void free_plan(lu_dense_lt *lt, plan *p)
+{
+    if (p->desc)
+        lt->cublasLtMatmulDescDestroy(p->desc);
+    if (p->w)
+        lt->cublasLtMatrixLayoutDestroy(p->w);
+    if (p->x)
+        lt->cublasLtMatrixLayoutDestroy(p->x);
+    if (p->y)
+        lt->cublasLtMatrixLayoutDestroy(p->y);
+    memset(p, 0, sizeof *p);
+}
+
+void lu_dense_lt_close(lu_dense_lt *lt)
+{
+    if (!lt)
+        return;
+    for (int i = 0; i < lt->n_plans; i++)
+        free_plan(lt, &lt->plans[i]);
+    if (lt->handle)
+        lt->cublasLtDestroy(lt->handle);
+    cudaFree(lt->workspace);
+    if (lt->library)
+        dlclose(lt->library);
+    lu_free(lt);
+}
+
+static bool describe(lu_dense_lt *lt, const lu_gpu_dense *a, plan *p)
+{
+    const cudaDataType_t type = a->bf16 ? CUDA_R_16BF : CUDA_R_16F;
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    const cublasLtEpilogue_t bias = CUBLASLT_EPILOGUE_BIAS;
+    const uint64_t n = (uint64_t)a->n, k = (uint64_t)a->k, m = (uint64_t)a->m;
+    return lt->cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == 0 &&
+           lt->cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                              sizeof transposed) == 0 &&
+           (!a->bias ||
+            (lt->cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &bias,
+                                                sizeof bias) == 0 &&
+             lt->cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                                                &a->bias, sizeof a->bias) == 0)) &&
+           lt->cublasLtMatrixLayoutCreate(&p->w, type, k, n, a->k) == 0 &&
+           lt->cublasLtMatrixLayoutCreate(&p->x, type, k, m, a->ldx) == 0 &&
+           lt->cublasLtMatrixLayoutCreate(&p->y, type, n, m, a->ldy) == 0;
+}
+
+/* The largest power of two up to 256 that the address is a multiple of: what a kernel may assume. */
+static uint32_t alignment(const void *p)
+{
+    const uintptr_t low = (uintptr_t)p & (~(uintptr_t)p + 1);
+    return low && low < 256 ? (uint32_t)low : 256;
+}
+
+static bool choose(lu_dense_lt *lt, const lu_gpu_dense *a, plan *p)
+{
+    const struct {
+        cublasLtMatmulPreferenceAttributes_t what;
+        uint32_t bytes;
+    } aligned[] = {{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(a->w)},
+                   {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(a->x)},
+                   {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(a->y)},
+                   {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(a->y)}};
+    const uint64_t room = WORKSPACE_BYTES;
+    cublasLtMatmulPreference_t wish = NULL;
+    cublasLtMatmulHeuristicResult_t best;
+    int found = 0;
+    bool good =
+        lt->cublasLtMatmulPreferenceCreate(&wish) == 0 &&
+        lt->cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                 &room, sizeof room) == 0;
+    for (size_t i = 0; good && i < sizeof aligned / sizeof *aligned; i++)
+        good = lt->cublasLtMatmulPreferenceSetAttribute(wish, aligned[i].what, &aligned[i].bytes,
+                                                        sizeof aligned[i].bytes) == 0;
+    good = good &&
+           lt->cublasLtMatmulAlgoGetHeuristic(lt->handle, p->desc, p->w, p->x, p->y, p->y, wish, 1,
+                                              &best, &found) == 0 &&
+           found == 1;
+    if (wish)
+        lt->cublasLtMatmulPreferenceDestroy(wish);
+    if (good)
+        p->algo = best.algo;
+    return good;
+}
+
+/* The alignment of the rows decides which kernels the library may propose. */
+static lu_gpu_dense key_of(const lu_gpu_dense *a)
+{
+    lu_gpu_dense key;
+    memset(&key, 0, sizeof key); /* padding is compared too */
+    key.m = a->m;
+    key.n = a->n;
+    key.k = a->k;
+    key.ldx = a->ldx;
+    key.ldy = a->ldy;
+    key.bf16 = a->bf16;
+    key.bias = a->bias ? (const uint16_t *)1 : NULL;
+    key.y = (uint16_t *)(uintptr_t)(alignment(a->y));
+    key.x = (const uint16_t *)(uintptr_t)(alignment(a->x));
+    key.w = (const uint16_t *)(uintptr_t)(alignment(a->w));
+    return key;
+}
+
+static plan *find_plan(lu_dense_lt *lt, const lu_gpu_dense *a)
+{
+    const lu_gpu_dense key = key_of(a);
+    for (int i = 0; i < lt->n_plans; i++)
+        if (memcmp(&lt->plans[i].key, &key, sizeof key) == 0)
+            return &lt->plans[i];
+    plan *p = &lt->plans[lt->next];
+    free_plan(lt, p);
+    if (!describe(lt, a, p) || !choose(lt, a, p)) {
+        free_plan(lt, p);
+        return NULL;
+    }
+    p->key = key;
+    lt->next = (lt->next + 1) % CACHE;
+    if (lt->n_plans < CACHE)
+        lt->n_plans++;
+    return p;
+}
+
+int lu_dense_lt_run(lu_dense_lt *lt, const lu_gpu_dense *a, void *stream)
+{
+    const float one = 1.0f, none = 0.0f;
+    const plan *p = find_plan(lt, a);
+    if (!p)
+        return LU_DENSE_LT_FAILED;
+    if (a->bias && lt->cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                                                      &a->bias, sizeof a->bias) != 0)
+        return LU_DENSE_LT_FAILED;
+    const cublasStatus_t s = lt->cublasLtMatmul(
+        lt->handle, p->desc, &one, a->w, p->w, a->x, p->x, &none, a->y, p->y, a->y, p->y, &p->algo,
+        lt->workspace, WORKSPACE_BYTES, (cudaStream_t)stream);
+    return s == CUBLAS_STATUS_SUCCESS ? 0 : LU_DENSE_LT_FAILED;
+}

@@ -1,0 +1,20 @@
+/* dense_lt.h - dense products by cuBLASLt, which is loaded at run time: a machine without it can
+   still run models whose every weight is compressed. */
+#ifndef LU_KERN_CUDA_DENSE_LT_H
+#define LU_KERN_CUDA_DENSE_LT_H
+
+#include "kern/gpu.h"
+
+#define LU_DENSE_LT_MISSING 100002
+#define LU_DENSE_LT_FAILED 100003
+
+typedef struct lu_dense_lt lu_dense_lt;
+
+/* For the current device. NULL: the library, one of its functions or memory is missing. */
+lu_dense_lt *lu_dense_lt_open(void);
+void lu_dense_lt_close(lu_dense_lt *lt);
+
+/* stream: a cudaStream_t. 0, or an error number of gpu.h. May be captured. */
+int lu_dense_lt_run(lu_dense_lt *lt, const lu_gpu_dense *a, void *stream);
+
+#endif

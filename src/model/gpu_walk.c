@@ -1,0 +1,186 @@
+/* gpu_walk.c - the walk through the layers on a GPU (gpu_step.h), as forward.c, self_attention.c and
+   mlp.c do it on the CPU. */
+#include "base/context.h"
+#include "model/gpu_step.h"
+
+typedef struct {
+    const float *out_norm, *in_norm;
+    bool add;
+} joint;
+
+static lutra_status seam(lu_gpu_forward *f, int64_t row, int64_t n, joint j, lutra_err *err)
+{
+    const lu_model_config *c = &f->model->config;
+    const lu_cuda_seam_args a = {.n = n,
+                                 .cols = c->hidden_size,
+                                 .x = f->x + row * c->hidden_size,
+                                 .branch = j.add ? f->branch : NULL,
+                                 .out_norm = j.out_norm,
+                                 .in_norm = j.in_norm,
+                                 .eps = c->eps,
+                                 .norm_offset = c->arch->norm_offset,
+                                 .in = j.in_norm ? f->in : NULL,
+                                 .bf16 = f->g->bf16,
+                                 .stream = f->gpu->stream};
+    LU_GPU_TRY(f->gpu, f->gpu->api->seam(&a), "a norm", err);
+    return LUTRA_OK;
+}
+
+static lutra_status embed(lu_gpu_forward *f, const lu_gpu_pass *p, lutra_err *err)
+{
+    const lutra_model *m = f->model;
+    const lu_weight *w = &m->embedding;
+    const lu_gpu_embedding *e = &f->g->embedding;
+    const lu_cuda_embed_args a = {.n = p->rows.n,
+                                  .cols = m->config.hidden_size,
+                                  .ids = p->ids,
+                                  .dense = e->dense,
+                                  .codes = e->codes,
+                                  .scales = e->scales,
+                                  .zeros = e->zeros,
+                                  .bits = w->bits,
+                                  .group_size = w->group_size ? w->group_size : w->k,
+                                  .table = w->table,
+                                  .bf16 = f->g->bf16,
+                                  .scale = m->config.embed_scale,
+                                  .x = f->x,
+                                  .stream = f->gpu->stream};
+    LU_GPU_TRY(f->gpu, f->gpu->api->embed(&a), "the embedding", err);
+    return LUTRA_OK;
+}
+
+static lutra_status attend(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t layer,
+                           const lu_cuda_kv *kv, int64_t ld, lutra_err *err)
+{
+    const lu_model_config *c = &f->model->config;
+    const lu_gpu_api *api = f->gpu->api;
+    const lu_cuda_attend_args a = {
+        .rows = p->rows,
+        .q = f->qkv,
+        .ld = ld,
+        .n_heads = c->n_heads,
+        .kv = *kv,
+        .layer = layer,
+        .window = c->kind[layer] == LU_ATTN_SLIDING ? c->window : 0,
+        .scale = c->query_scale,
+        .softcap = c->attn_softcap,
+        .out = f->attended,
+        .bf16 = f->g->bf16,
+        .max_position = p->bound,
+        .scratch = f->scratch,
+        .stream = f->gpu->stream,
+    };
+    LU_GPU_TRY(f->gpu,
+               p->single ? api->attend_decode(&a)
+                         : api->attend_prefill(&a, p->starts, p->n_segments),
+               "attention", err);
+    return LUTRA_OK;
+}
+
+static lutra_status attention_branch(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t layer,
+                                     lutra_err *err)
+{
+    const lu_model_config *c = &f->model->config;
+    const lu_gpu_layer *l = &f->g->layers[layer];
+    const int kind = c->kind[layer];
+    const lu_cuda_kv kv = {.data = f->g->pool.data,
+                           .n_pages = f->g->pool.n_pages,
+                           .page_tokens = LU_GPU_PAGE_TOKENS,
+                           .n_kv_heads = c->n_kv_heads,
+                           .head_dim = c->head_dim,
+                           .pages = f->table,
+                           .max_pages = f->max_pages};
+    LU_TRY(lu_gpu_product(f->g, &l->qkv, f->in, p->rows.n, f->qkv, err));
+    const lu_cuda_rope_args rope = {.rows = p->rows,
+                                    .qkv = f->qkv,
+                                    .ld = l->qkv.n,
+                                    .n_heads = c->n_heads,
+                                    .cosines = f->cosines[kind],
+                                    .sines = f->sines[kind],
+                                    .kv = kv,
+                                    .layer = layer,
+                                    .bf16 = f->g->bf16,
+                                    .stream = f->gpu->stream};
+    LU_GPU_TRY(f->gpu, f->gpu->api->rope_store(&rope), "the rotation", err);
+    LU_TRY(attend(f, p, layer, &kv, l->qkv.n, err));
+    return lu_gpu_product(f->g, &l->o, f->attended, p->rows.n, f->branch, err);
+}
+
+static lutra_status feed_forward(lu_gpu_forward *f, const lu_gpu_expert *e, const uint16_t *in,
+                                 int64_t first, int64_t rows, uint16_t *out, lutra_err *err)
+{
+    const lu_model_config *c = &f->model->config;
+    const int64_t cols = c->intermediate_size;
+    uint16_t *gate_up = f->gate_up + first * 2 * cols, *mid = f->mid + first * cols;
+    LU_TRY(lu_gpu_product(f->g, &e->gate_up, in, rows, gate_up, err));
+    LU_GPU_TRY(f->gpu,
+               f->gpu->api->act_mul(rows, cols, gate_up, c->activation == LU_ACT_GELU_TANH,
+                                    f->g->bf16, mid, f->gpu->stream),
+               "the activation", err);
+    return lu_gpu_product(f->g, &e->down, mid, rows, out, err);
+}
+
+static lutra_status expert_branch(lu_gpu_forward *f, int64_t n, int64_t layer, lutra_err *err)
+{
+    const lu_model_config *c = &f->model->config;
+    const lu_gpu_layer *l = &f->g->layers[layer];
+    const lu_gpu_api *api = f->gpu->api;
+    const int64_t cols = c->hidden_size;
+    LU_TRY(lu_gpu_product(f->g, &l->router, f->in, n, f->router, err));
+    LU_GPU_TRY(f->gpu,
+               api->moe_route(n, c->n_experts, c->n_active, f->router, f->g->bf16, f->source,
+                              f->place, f->share, f->first, f->gpu->stream),
+               "the router", err);
+    LU_GPU_TRY(f->gpu,
+               api->moe_gather(n * c->n_active, cols, f->source, f->in, f->gathered,
+                               f->gpu->stream),
+               "the experts' rows", err);
+    LU_GPU_TRY(f->gpu,
+               api->download(f->gpu, f->host_first, f->first,
+                             (size_t)(c->n_experts + 1) * sizeof *f->first),
+               "the router", err);
+    for (int64_t e = 0; e < c->n_experts; e++) {
+        const int64_t first = f->host_first[e], rows = f->host_first[e + 1] - first;
+        if (rows > 0)
+            LU_TRY(feed_forward(f, &l->experts[e], f->gathered + first * cols, first, rows,
+                                f->expert_out + first * cols, err));
+    }
+    LU_GPU_TRY(f->gpu,
+               api->moe_scatter(n, cols, c->n_active, f->place, f->share, f->expert_out,
+                                f->g->bf16, f->branch, f->gpu->stream),
+               "the experts' sum", err);
+    return LUTRA_OK;
+}
+
+lutra_status lu_gpu_walk(lu_gpu_forward *f, const lu_gpu_pass *p, lutra_err *err)
+{
+    const int64_t n = p->rows.n, n_layers = f->model->config.n_layers;
+    const lu_gpu_layer *layers = f->g->layers;
+    LU_TRY(embed(f, p, err));
+    LU_TRY(seam(f, 0, n, (joint){.in_norm = layers[0].norm[LU_NORM_ATTN_IN]}, err));
+    for (int64_t i = 0; i < n_layers; i++) {
+        const lu_gpu_layer *l = &layers[i];
+        LU_TRY(lu_check_cancel(f->model->ctx, err));
+        LU_TRY(attention_branch(f, p, i, err));
+        LU_TRY(seam(f, 0, n,
+                    (joint){.add = true,
+                            .out_norm = l->norm[LU_NORM_ATTN_OUT],
+                            .in_norm = l->norm[LU_NORM_MLP_IN]},
+                    err));
+        LU_TRY(f->moe ? expert_branch(f, n, i, err)
+                      : feed_forward(f, l->experts, f->in, 0, n, f->branch, err));
+        LU_TRY(seam(f, 0, n,
+                    (joint){.add = true,
+                            .out_norm = l->norm[LU_NORM_MLP_OUT],
+                            .in_norm = i + 1 < n_layers ? layers[i + 1].norm[LU_NORM_ATTN_IN]
+                                                        : NULL},
+                    err));
+    }
+    return LUTRA_OK;
+}
+
+lutra_status lu_gpu_head(lu_gpu_forward *f, int64_t row, int64_t n, lutra_err *err)
+{
+    LU_TRY(seam(f, row, n, (joint){.in_norm = f->g->final_norm}, err));
+    return lu_gpu_product(f->g, &f->g->lm_head, f->in, n, f->logits, err);
+}
