@@ -47,6 +47,7 @@ static void print_json(const cli_call *call, const settings *s, const lutra_perp
     json_t *o = json_object();
     json_object_set_new(o, "model", out_string(call->operands[0]));
     json_object_set_new(o, "text", out_string(s->text));
+    json_object_set_new(o, "device", out_string(s->numbers.device));
     json_object_set_new(o, "dtype", json_string(s->numbers.dtype));
     json_object_set_new(o, "act_quant",
                         s->numbers.act_quant ? out_string(s->numbers.act_quant) : json_null());

@@ -7,12 +7,18 @@
 #include "base/json.h"
 #include "base/mem.h"
 
+static lutra_dtype dtype_of(const char *name)
+{
+    return strcmp(name, "fp32") == 0 ? LUTRA_F32 : strcmp(name, "fp16") == 0 ? LUTRA_F16 : LUTRA_BF16;
+}
+
 lutra_status cli_load(cli_call *call, const char *path, const cli_numbers *numbers, cli_loaded *out,
                       lutra_err *err)
 {
     lutra_model_options o;
     lutra_model_options_init(&o);
-    o.dtype = strcmp(numbers->dtype, "fp32") == 0 ? LUTRA_F32 : LUTRA_BF16;
+    o.dtype = dtype_of(numbers->dtype);
+    o.device = numbers->device;
     o.act_quant = numbers->act_quant;
     memset(out, 0, sizeof *out);
     LU_TRY(cli_open(call, &out->ctx, err));

@@ -13,9 +13,10 @@ typedef struct cli_loaded {
     lutra_model_info info;
 } cli_loaded;
 
-/* In which numbers a model runs: part of a command's settings, as `cli_numbers numbers`. */
+/* In which numbers a model runs, and where: part of a command's settings, as `cli_numbers numbers`. */
 typedef struct cli_numbers {
-    const char *dtype;     /* "fp32" or "bf16" */
+    const char *dtype;     /* "bf16", "fp16" or "fp32" */
+    const char *device;    /* "cpu", "cuda" or "cuda:N" */
     const char *act_quant; /* NULL: linears get their input as it is */
 } cli_numbers;
 
@@ -27,8 +28,12 @@ void cli_unload(cli_loaded *l);
 
 /* Rows of an option table. */
 #define CLI_NUMBERS_OPTIONS(settings)                                                              \
-    {"dtype", 0, CLI_CHOICE,  "TYPE", offsetof(settings, numbers.dtype),                           \
-     0,       0, "bf16|fp32", "bf16", "activations and KV cache: bf16 is faster, fp32 exact"},     \
+    {"device", 'd', CLI_TEXT, "NAME", offsetof(settings, numbers.device), 0, 0, NULL, "cpu",       \
+     "where the model runs: cpu, cuda (the first NVIDIA GPU) or cuda:N; lutra --version lists "    \
+     "the GPUs"},                                                                                  \
+    {"dtype", 0, CLI_CHOICE, "TYPE", offsetof(settings, numbers.dtype), 0, 0, "bf16|fp16|fp32",    \
+     "bf16", "activations and KV cache: bf16 is fast, fp32 (CPU only) exact, fp16 (GPU only) in "  \
+     "between"},                                                                                   \
     {                                                                                              \
         "act-quant", 0, CLI_TEXT, "SPEC", offsetof(settings, numbers.act_quant), 0, 0, NULL, NULL, \
             "round the inputs of linears to integers: int8 (a scale per token), int4:g128 (per "   \

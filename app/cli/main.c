@@ -47,6 +47,10 @@ static void print_version(void)
     for (size_t i = 0; i < sizeof levels / sizeof *levels; i++)
         if (level_works(levels[i]))
             out_printf(" %s", levels[i]);
+    char gpus[4096];
+    out_printf("\ngpu: ");
+    for (const char *p = lutra_gpu_list(gpus, sizeof gpus); *p; p++)
+        out_printf(*p == '\n' ? "\n     " : "%c", *p);
     out_printf("\n");
 }
 

@@ -47,4 +47,5 @@ expect_status 0
 expect_out '^lutra [0-9]*\.[0-9]*\.[0-9]*$'
 expect_out '^compiler: '
 expect_out '^cpu levels here: ref'
+expect_out '^gpu: '
 finish

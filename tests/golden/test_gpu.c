@@ -151,8 +151,9 @@ static void compressed_models_say_what_the_cpu_says(void **state)
     snprintf(out, sizeof out, "%s/model", folder);
     for (size_t i = 0; i < N_NAMES; i++)
         for (size_t k = 0; k < sizeof specs / sizeof *specs; k++) {
-            if (strcmp(names[i], "llama-int3-h16") == 0)
-                continue;
+            const bool experts = strcmp(names[i], "mixtral-h16") == 0;
+            if (strcmp(names[i], "llama-int3-h16") == 0 || (experts && strncmp(specs[k], "int8", 4) != 0))
+                continue; /* coded already; a rounding may choose another expert where codes are few */
             oracle o = open_oracle(names[i]);
             compress(ctx, names[i], out, specs[k], some, k % 2 ? 0 : 6);
             lutra_model *on_cpu = open_on(ctx, out, LUTRA_F32, NULL);
@@ -479,10 +480,12 @@ static void memory_that_does_not_suffice_is_explained(void **state)
     gpu_emulated_now.memory = gpu_emulated_now.taken + (64 << 20);
     assert_int_equal(lutra_session_open(m, 0, &s, &err), LUTRA_E_NOMEM);
     assert_non_null(strstr(err.msg, "a context of 0 tokens would fit"));
-    gpu_emulated_now.memory = gpu_emulated_now.taken + (65 << 20);
-    assert_int_equal(lutra_session_open(m, 0, &s, &err), LUTRA_E_NOMEM);
-    assert_non_null(strstr(err.msg, "buffers"));
+    lu_forward *f = NULL;
+    gpu_emulated_now.memory = gpu_emulated_now.taken + 4000;
+    assert_int_equal(lu_forward_open(m, 64, 64, &f, &err), LUTRA_E_NOMEM);
+    assert_non_null(strstr(err.msg, "of buffers"));
     assert_null(s);
+    assert_null(f);
     lutra_model_close(m);
     assert_int_equal(gpu_emulated_now.taken, 0);
     gpu_emulated_reset();

@@ -519,7 +519,8 @@ static size_t emulated_sample_scratch(int64_t n, int64_t vocab)
 }
 
 typedef struct {
-    double score;
+    float score;
+    double weight;
     int32_t id;
 } ranked;
 
@@ -531,44 +532,55 @@ static int by_score(const void *a, const void *b)
     return x->id - y->id;
 }
 
-static double score_of(const lu_cuda_sample_args *a, int64_t r, int64_t i)
+static int by_rising_score(const void *a, const void *b) { return by_score(b, a); }
+
+static float score_of(const lu_cuda_sample_args *a, int64_t r, int64_t i)
 {
-    const double x = a->logits[r * a->vocab + i], p = a->repetition_penalty;
+    const float x = a->logits[r * a->vocab + i], p = a->repetition_penalty;
     const uint32_t *seen = a->seen ? a->seen + r * ((a->vocab + 31) / 32) : NULL;
     if (!seen || !(seen[i / 32] >> (i % 32) & 1))
         return x;
-    return x > 0.0 ? x / p : x * p;
+    return x > 0.0f ? x / p : x * p;
 }
 
-/* Sorted by score; cut by top_k, top_p, min_p; one draw. */
+static int by_id(const void *a, const void *b)
+{
+    return ((const ranked *)a)->id - ((const ranked *)b)->id;
+}
+
+/* Sorted by score and cut by top_k, top_p and min_p; one draw. The order that draws run through the
+   candidates is engine/sampler.c's: by id, or from the least likely where top_k or top_p cut. */
 static int32_t choose(const lu_cuda_sample_args *a, int64_t r)
 {
     ranked *c = malloc((size_t)a->vocab * sizeof *c);
     int64_t n = a->vocab;
     double total = 0.0, reached = 0.0;
     for (int64_t i = 0; i < n; i++)
-        c[i] = (ranked){score_of(a, r, i), (int32_t)i};
+        c[i] = (ranked){.score = score_of(a, r, i), .id = (int32_t)i};
     qsort(c, (size_t)n, sizeof *c, by_score);
     int32_t id = c[0].id;
     if (a->temperature > 0.0f) {
-        const double top = c[0].score;
+        const float top = c[0].score;
+        const bool cut = a->top_p < 1.0f || (a->top_k && a->top_k < n);
+        int64_t kept = 0;
         for (int64_t i = 0; i < n; i++)
-            c[i].score = exp((c[i].score - top) / (double)a->temperature);
+            c[i].weight = exp((double)((c[i].score - top) / a->temperature));
         n = a->top_k && a->top_k < n ? a->top_k : n;
         for (int64_t i = 0; i < n; i++)
-            total += c[i].score;
-        int64_t kept = 0;
-        while (kept < n && (a->top_p == 1.0f || reached < (double)a->top_p * total))
-            reached += c[kept++].score;
+            total += c[i].weight;
+        while (kept < n && (!cut || reached < (double)a->top_p * total))
+            reached += c[kept++].weight;
+        qsort(c, (size_t)kept, sizeof *c, cut ? by_rising_score : by_id);
         total = 0.0;
         for (int64_t i = 0; i < kept; i++)
-            total += c[i].score = c[i].score >= (double)a->min_p ? c[i].score : 0.0;
+            total += c[i].weight = c[i].weight >= (double)a->min_p ? c[i].weight : 0.0;
         double left = a->uniform[r] * total;
-        for (int64_t i = 0; i < kept && c[i].score > 0.0; i++) {
-            id = c[i].id;
-            if (left < c[i].score)
+        for (int64_t i = 0; i < kept; i++) {
+            if (c[i].weight > 0.0)
+                id = c[i].id;
+            if (left < c[i].weight)
                 break;
-            left -= c[i].score;
+            left -= c[i].weight;
         }
     }
     free(c);
