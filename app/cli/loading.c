@@ -9,7 +9,9 @@
 
 static lutra_dtype dtype_of(const char *name)
 {
-    return strcmp(name, "fp32") == 0 ? LUTRA_F32 : strcmp(name, "fp16") == 0 ? LUTRA_F16 : LUTRA_BF16;
+    return strcmp(name, "fp32") == 0   ? LUTRA_F32
+           : strcmp(name, "fp16") == 0 ? LUTRA_F16
+                                       : LUTRA_BF16;
 }
 
 lutra_status cli_load(cli_call *call, const char *path, const cli_numbers *numbers, cli_loaded *out,

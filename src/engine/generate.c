@@ -120,8 +120,7 @@ static lutra_status run(lutra_session *s, const int32_t *prompt, int64_t n,
     const int64_t limit = g->max_tokens && g->max_tokens < room ? g->max_tokens : room;
     for (int64_t i = 0; i < s->length; i++)
         lutra_sampler_accept(sampler, s->ids[i]);
-    const generation all = {
-        .session = s, .g = g, .sampler = sampler, .limit = limit, .r = r};
+    const generation all = {.session = s, .g = g, .sampler = sampler, .limit = limit, .r = r};
     const lutra_status status = decode(&all, err);
     if (status == LUTRA_E_CANCELLED)
         r->finish = LUTRA_FINISH_CALLER;

@@ -69,9 +69,8 @@ void lu_gpu_close(lu_gpu *g)
 lutra_status lu_gpu_fail(const lu_gpu *g, int error, const char *what, lutra_err *err)
 {
     bool nomem = false, unsupported = false;
-    const char *text = error == LU_CUDA_E_SHAPE
-                           ? "a shape that the kernel does not take"
-                           : g->api->error_text(error, &nomem, &unsupported);
+    const char *text = error == LU_CUDA_E_SHAPE ? "a shape that the kernel does not take"
+                                                : g->api->error_text(error, &nomem, &unsupported);
     const lutra_status status = nomem         ? LUTRA_E_NOMEM
                                 : unsupported ? LUTRA_E_UNSUPPORTED
                                               : LUTRA_E_INTERNAL;

@@ -1,5 +1,5 @@
-/* gpu.h - one face of a GPU for everything above the kernels: memory, copies, graphs, dense products
-   and the kernels of kern/cuda, as a table of functions. Three tables exist: CUDA's
+/* gpu.h - one face of a GPU for everything above the kernels: memory, copies, graphs, dense
+   products and the kernels of kern/cuda, as a table of functions. Three tables exist: CUDA's
    (kern/cuda/gpu_cuda.c), the one of builds without CUDA, whose every opening fails and says so
    (gpu_none.c), and the emulation in plain C that the tests run the engine on
    (tests/support/gpu_emulated.c). Nothing above knows which it has.
@@ -15,9 +15,9 @@
 
 typedef struct lu_gpu_info {
     char name[128];
-    int capability;    /* 10 * major + minor */
-    int64_t memory;    /* bytes in all */
-    int driver;        /* newest CUDA the driver runs: 1000 * major + 10 * minor */
+    int capability; /* 10 * major + minor */
+    int64_t memory; /* bytes in all */
+    int driver;     /* newest CUDA the driver runs: 1000 * major + 10 * minor */
 } lu_gpu_info;
 
 typedef struct lu_gpu_api lu_gpu_api;
@@ -46,41 +46,41 @@ typedef struct lu_gpu_dense {
 } lu_gpu_dense;
 
 /* The kernels of cuda_ops.h and lut_matmul.h that the engine calls: name, result, parameters. */
-#define LU_GPU_KERNELS(X)                                                                         \
-    X(lut_bytes, size_t, (int64_t n, int64_t k, int bits, int64_t group_size, int has_zeros))     \
-    X(lut_pack, int,                                                                              \
-      (int64_t n, int64_t k, int bits, int64_t group_size, const uint8_t *codes,                  \
-       const uint16_t *scales, const uint8_t *zeros, const float *table, int bf16, void *block,   \
-       lu_cuda_lut *out, void *stream))                                                           \
-    X(lut_matmul, int,                                                                            \
-      (const lu_cuda_device *chip, const lu_cuda_lut *w, const lu_cuda_lut_call *call))           \
-    X(embed, int, (const lu_cuda_embed_args *a))                                                  \
-    X(seam, int, (const lu_cuda_seam_args *a))                                                    \
-    X(rope_store, int, (const lu_cuda_rope_args *a))                                              \
-    X(attend_scratch, size_t,                                                                     \
-      (int64_t rows, int64_t n_heads, int64_t head_dim, int64_t max_position))                    \
-    X(attend_decode, int, (const lu_cuda_attend_args *a))                                         \
-    X(attend_prefill, int,                                                                        \
-      (const lu_cuda_attend_args *a, const int32_t *starts, int64_t n_segments))                  \
-    X(act_mul, int,                                                                               \
-      (int64_t n, int64_t cols, const uint16_t *gate_up, int gelu, int bf16, uint16_t *mid,       \
-       void *stream))                                                                             \
-    X(moe_route, int,                                                                             \
-      (int64_t n, int64_t n_experts, int64_t n_active, const uint16_t *logits, int bf16,          \
-       int32_t *source, int32_t *place, float *share, int32_t *first, void *stream))              \
-    X(moe_gather, int,                                                                            \
-      (int64_t n_gathered, int64_t cols, const int32_t *source, const uint16_t *in,               \
-       uint16_t *out, void *stream))                                                              \
-    X(moe_scatter, int,                                                                           \
-      (int64_t n, int64_t cols, int64_t n_active, const int32_t *place, const float *share,       \
-       const uint16_t *y, int bf16, uint16_t *out, void *stream))                                 \
-    X(logits, int,                                                                                \
-      (int64_t n, int64_t vocab, const uint16_t *logits, float cap, int bf16, float *out,         \
-       void *stream))                                                                             \
-    X(nll, int,                                                                                   \
-      (int64_t n, int64_t vocab, const uint16_t *logits, float cap, int bf16,                     \
-       const int32_t *target, float *nll, void *stream))                                          \
-    X(sample_scratch, size_t, (int64_t n, int64_t vocab))                                         \
+#define LU_GPU_KERNELS(X)                                                                          \
+    X(lut_bytes, size_t, (int64_t n, int64_t k, int bits, int64_t group_size, int has_zeros))      \
+    X(lut_pack, int,                                                                               \
+      (int64_t n, int64_t k, int bits, int64_t group_size, const uint8_t *codes,                   \
+       const uint16_t *scales, const uint8_t *zeros, const float *table, int bf16, void *block,    \
+       lu_cuda_lut *out, void *stream))                                                            \
+    X(lut_matmul, int,                                                                             \
+      (const lu_cuda_device *chip, const lu_cuda_lut *w, const lu_cuda_lut_call *call))            \
+    X(embed, int, (const lu_cuda_embed_args *a))                                                   \
+    X(seam, int, (const lu_cuda_seam_args *a))                                                     \
+    X(rope_store, int, (const lu_cuda_rope_args *a))                                               \
+    X(attend_scratch, size_t,                                                                      \
+      (int64_t rows, int64_t n_heads, int64_t head_dim, int64_t max_position))                     \
+    X(attend_decode, int, (const lu_cuda_attend_args *a))                                          \
+    X(attend_prefill, int,                                                                         \
+      (const lu_cuda_attend_args *a, const int32_t *starts, int64_t n_segments))                   \
+    X(act_mul, int,                                                                                \
+      (int64_t n, int64_t cols, const uint16_t *gate_up, int gelu, int bf16, uint16_t *mid,        \
+       void *stream))                                                                              \
+    X(moe_route, int,                                                                              \
+      (int64_t n, int64_t n_experts, int64_t n_active, const uint16_t *logits, int bf16,           \
+       int32_t *source, int32_t *place, float *share, int32_t *first, void *stream))               \
+    X(moe_gather, int,                                                                             \
+      (int64_t n_gathered, int64_t cols, const int32_t *source, const uint16_t *in, uint16_t *out, \
+       void *stream))                                                                              \
+    X(moe_scatter, int,                                                                            \
+      (int64_t n, int64_t cols, int64_t n_active, const int32_t *place, const float *share,        \
+       const uint16_t *y, int bf16, uint16_t *out, void *stream))                                  \
+    X(logits, int,                                                                                 \
+      (int64_t n, int64_t vocab, const uint16_t *logits, float cap, int bf16, float *out,          \
+       void *stream))                                                                              \
+    X(nll, int,                                                                                    \
+      (int64_t n, int64_t vocab, const uint16_t *logits, float cap, int bf16,                      \
+       const int32_t *target, float *nll, void *stream))                                           \
+    X(sample_scratch, size_t, (int64_t n, int64_t vocab))                                          \
     X(sample, int, (const lu_cuda_sample_args *a))
 
 struct lu_gpu_api {
@@ -149,11 +149,11 @@ void lu_gpu_close(lu_gpu *g);
 /* "cuda:0: WHAT: text of the error" */
 lutra_status lu_gpu_fail(const lu_gpu *g, int error, const char *what, lutra_err *err);
 
-#define LU_GPU_TRY(g, call, what, err)                                                            \
-    do {                                                                                          \
-        const int lu_gpu_error_ = (call);                                                         \
-        if (lu_gpu_error_)                                                                        \
-            return lu_gpu_fail(g, lu_gpu_error_, what, err);                                      \
+#define LU_GPU_TRY(g, call, what, err)                       \
+    do {                                                     \
+        const int lu_gpu_error_ = (call);                    \
+        if (lu_gpu_error_)                                   \
+            return lu_gpu_fail(g, lu_gpu_error_, what, err); \
     } while (0)
 
 #endif

@@ -1,9 +1,9 @@
 /* gpu_decode.c - steps that choose their next tokens on the GPU (lu_forward_steps_* of forward.h).
 
-   A step is one recorded pass: embed the ids that the step before left on the GPU, walk, sample, leave
-   the new ids. What changes from step to step, positions and random numbers, goes up ahead of it and
-   the ids come down behind it through a ring of page-locked slots, so that the host can queue a step
-   before it knows the ids of the last.
+   A step is one recorded pass: embed the ids that the step before left on the GPU, walk, sample,
+   leave the new ids. What changes from step to step, positions and random numbers, goes up ahead of
+   it and the ids come down behind it through a ring of page-locked slots, so that the host can
+   queue a step before it knows the ids of the last.
 
        slot 0: send ▸ pass ▸ fetch ▸ mark   slot 1: send ▸ pass ▸ fetch ▸ mark   ...              */
 #include <string.h>
@@ -26,7 +26,7 @@ struct lu_gpu_decode {
     uint8_t *scratch;
     uint8_t *host; /* page-locked: LU_STEPS_AHEAD slots of SLOT_BYTES, then of ids */
     void *mark[LU_STEPS_AHEAD];
-    int queued, taken; /* steps since begin */
+    int queued, taken;      /* steps since begin */
     int64_t *host_position; /* [n] of the next step */
     double (*draw)(void *user, int64_t sequence);
     void *user;
@@ -68,8 +68,7 @@ static lutra_status take_memory(lu_gpu_forward *f, lu_gpu_decode *d, lutra_err *
     d->host_position = lu_array(n, sizeof *d->host_position);
     if (!d->host_position)
         return lu_fail_nomem(err, n * sizeof *d->host_position);
-    LU_GPU_TRY(gpu,
-               gpu->api->take(gpu, slot + ids + scratch + 256 + seen, (void **)&d->block),
+    LU_GPU_TRY(gpu, gpu->api->take(gpu, slot + ids + scratch + 256 + seen, (void **)&d->block),
                "memory for steps", err);
     d->uniform = (double *)(void *)d->block;
     d->ids = (int32_t *)(void *)(d->block + slot);
@@ -218,8 +217,7 @@ lutra_status lu_gpu_steps_queue(lu_gpu_forward *f, lutra_err *err)
     LU_TRY(lu_gpu_prepare(f, &p, err));
     LU_TRY(send_slot(f, slot, err));
     LU_TRY(lu_gpu_replay(f, &d->graphs, &p, step, err));
-    LU_GPU_TRY(gpu,
-               gpu->api->fetch(gpu, slot_ids(d, slot), d->ids, (size_t)d->n * sizeof *d->ids),
+    LU_GPU_TRY(gpu, gpu->api->fetch(gpu, slot_ids(d, slot), d->ids, (size_t)d->n * sizeof *d->ids),
                "a step", err);
     LU_GPU_TRY(gpu, gpu->api->mark(gpu, d->mark[slot]), "a step", err);
     d->queued++;

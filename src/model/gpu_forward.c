@@ -1,5 +1,5 @@
-/* gpu_forward.c - memory of passes on a GPU, passes of given tokens, their logits and losses; recorded
-   passes. */
+/* gpu_forward.c - memory of passes on a GPU, passes of given tokens, their logits and losses;
+   recorded passes. */
 #include "model/gpu_forward.h"
 
 #include <inttypes.h>
@@ -96,10 +96,10 @@ lutra_status lu_gpu_put_table(lu_gpu_forward *f, const lu_segment *segments, int
     if (same)
         return LUTRA_OK;
     f->table_used = 0;
-    LU_GPU_TRY(f->gpu,
-               f->gpu->api->upload(f->gpu, f->table, f->host_table,
-                                   (size_t)entries * sizeof *f->table),
-               "the page table", err);
+    LU_GPU_TRY(
+        f->gpu,
+        f->gpu->api->upload(f->gpu, f->table, f->host_table, (size_t)entries * sizeof *f->table),
+        "the page table", err);
     f->table_used = entries;
     return LUTRA_OK;
 }
@@ -161,8 +161,7 @@ lutra_status lu_gpu_forward_run(lu_gpu_forward *f, const lu_segment *segments, i
     LU_TRY(lu_check_cancel(f->model->ctx, err));
     LU_TRY(lu_gpu_prepare(f, &p, err));
     LU_TRY(lu_gpu_put_table(f, segments, n_segments, err));
-    LU_GPU_TRY(gpu,
-               gpu->api->upload(gpu, f->meta, f->host_meta, (size_t)(3 * n) * sizeof *f->meta),
+    LU_GPU_TRY(gpu, gpu->api->upload(gpu, f->meta, f->host_meta, (size_t)(3 * n) * sizeof *f->meta),
                "a pass", err);
     return lu_gpu_replay(f, &f->graphs, &p, lu_gpu_walk, err);
 }
@@ -196,17 +195,15 @@ lutra_status lu_gpu_forward_losses(lu_gpu_forward *f, int64_t row, int64_t n,
     LU_GPU_TRY(gpu, gpu->api->use(gpu), "losses", err);
     for (int64_t done = 0; done < n; done += f->logit_rows) {
         const int64_t rows = n - done < f->logit_rows ? n - done : f->logit_rows;
-        LU_GPU_TRY(gpu,
-                   gpu->api->upload(gpu, f->targets, targets + done,
-                                    (size_t)rows * sizeof *targets),
-                   "losses", err);
+        LU_GPU_TRY(
+            gpu, gpu->api->upload(gpu, f->targets, targets + done, (size_t)rows * sizeof *targets),
+            "losses", err);
         LU_TRY(lu_gpu_head(f, row + done, rows, err));
         LU_GPU_TRY(gpu,
                    gpu->api->nll(rows, c->vocab_size, f->logits, c->final_softcap, f->g->bf16,
                                  f->targets, f->nll, gpu->stream),
                    "losses", err);
-        LU_GPU_TRY(gpu,
-                   gpu->api->download(gpu, f->host_nll, f->nll, (size_t)rows * sizeof *f->nll),
+        LU_GPU_TRY(gpu, gpu->api->download(gpu, f->host_nll, f->nll, (size_t)rows * sizeof *f->nll),
                    "losses", err);
         for (int64_t i = 0; i < rows; i++)
             losses[done + i] = (double)f->host_nll[i];

@@ -1,7 +1,7 @@
-/* gpu_forward.h - forward.h on a GPU: the same walk over the architecture row, every step a kernel or
-   a product queued on the GPU's stream. Passes of single tokens are recorded as graphs, so that a step
-   costs the host one launch; a mixture of experts asks the host how many rows each expert has and is
-   not recorded. */
+/* gpu_forward.h - forward.h on a GPU: the same walk over the architecture row, every step a kernel
+   or a product queued on the GPU's stream. Passes of single tokens are recorded as graphs, so that
+   a step costs the host one launch; a mixture of experts asks the host how many rows each expert
+   has and is not recorded. */
 #ifndef LU_MODEL_GPU_FORWARD_H
 #define LU_MODEL_GPU_FORWARD_H
 

@@ -14,10 +14,7 @@ static int64_t plane_bytes(const lutra_model *m)
     return m->config.n_kv_heads * m->config.head_dim * LU_GPU_PAGE_TOKENS * 2;
 }
 
-int64_t lu_gpu_page_bytes(const lutra_model *m)
-{
-    return plane_bytes(m) * m->config.n_layers * 2;
-}
+int64_t lu_gpu_page_bytes(const lutra_model *m) { return plane_bytes(m) * m->config.n_layers * 2; }
 
 static lutra_status check_room(const lutra_model *m, int64_t capacity, int64_t pages,
                                lutra_err *err)

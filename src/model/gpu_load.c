@@ -1,6 +1,6 @@
-/* gpu_load.c - a bound model to the GPU. One walk over the model serves twice: first it only counts,
-   which gives the size of the arena, then it fills. Codes go up as the checkpoint holds them, into a
-   block of scratch, and are packed from there on the GPU. */
+/* gpu_load.c - a bound model to the GPU. One walk over the model serves twice: first it only
+   counts, which gives the size of the arena, then it fills. Codes go up as the checkpoint holds
+   them, into a block of scratch, and are packed from there on the GPU. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -48,9 +48,9 @@ static bool same_format(const lu_weight *a, const lu_weight *b)
 {
     if (is_coded(a) != is_coded(b))
         return false;
-    return !is_coded(a) || (a->bits == b->bits && group_of(a) == group_of(b) &&
-                            !a->zeros == !b->zeros &&
-                            memcmp(a->table, b->table, sizeof(float) << a->bits) == 0);
+    return !is_coded(a) ||
+           (a->bits == b->bits && group_of(a) == group_of(b) && !a->zeros == !b->zeros &&
+            memcmp(a->table, b->table, sizeof(float) << a->bits) == 0);
 }
 
 /* --- the parts of a stack --------------------------------------------------------------------- */
@@ -87,8 +87,8 @@ static lutra_status put_codes(loader *l, const raw_part *r, const lu_weight *w, 
 {
     const int64_t groups = w->k / group_of(w), stride = (int64_t)row_bytes(w);
     LU_TRY(put(l, r->codes + row * stride, LUTRA_U8, w->data, LUTRA_U8, w->n * stride, err));
-    LU_TRY(put(l, r->scales + row * groups, LUTRA_F16, w->scales, w->scale_dtype, w->n * groups,
-               err));
+    LU_TRY(
+        put(l, r->scales + row * groups, LUTRA_F16, w->scales, w->scale_dtype, w->n * groups, err));
     if (!w->zeros)
         return LUTRA_OK;
     return put(l, r->zeros + row * groups, LUTRA_U8, w->zeros, LUTRA_U8, w->n * groups, err);
@@ -99,8 +99,7 @@ static lutra_status load_coded(loader *l, lu_module *const *modules, int n, lu_g
 {
     lu_gpu *gpu = l->g->gpu;
     const lu_weight *w = &modules[0]->weight;
-    const size_t bytes =
-        gpu->api->lut_bytes(part->n, w->k, w->bits, group_of(w), w->zeros != NULL);
+    const size_t bytes = gpu->api->lut_bytes(part->n, w->k, w->bits, group_of(w), w->zeros != NULL);
     const raw_part raw = lay_raw(l->raw, w, part->n);
     void *block = carve(l, bytes);
     if (raw.bytes > l->raw_bytes)
@@ -176,8 +175,8 @@ static lutra_status load_stack(loader *l, int64_t layer, lu_module *const *modul
         for (end = first; end < n && same_format(w, &modules[end]->weight); end++)
             part->n += modules[end]->weight.n;
         out->n += part->n;
-        lutra_status status = (part->coded ? load_coded : load_dense)(l, modules + first,
-                                                                       end - first, part, err);
+        lutra_status status =
+            (part->coded ? load_coded : load_dense)(l, modules + first, end - first, part, err);
         if (status == LUTRA_OK)
             status = load_bias(l, modules + first, end - first, part, err);
         if (status != LUTRA_OK && status != LUTRA_E_CANCELLED)
@@ -312,9 +311,10 @@ static lutra_status no_room(loader *l, size_t needed, size_t there, lutra_err *e
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
         const double bytes = s.outside + s.inside * (formats[i].bits + 0.25) / 8;
         if (bytes * 1.05 < (double)there && bytes < 0.9 * (double)needed) {
-            snprintf(mend, sizeof mend,
-                     "compressed to %s in groups of 64 (lutra quantize) it would need about %.1f GB",
-                     formats[i].format, bytes / 1e9);
+            snprintf(
+                mend, sizeof mend,
+                "compressed to %s in groups of 64 (lutra quantize) it would need about %.1f GB",
+                formats[i].format, bytes / 1e9);
             break;
         }
     }

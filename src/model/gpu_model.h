@@ -2,8 +2,8 @@
    kernels read lies in one block of GPU memory (the arena), taken when the model is loaded.
 
    Linears that share their input are one product where they can be: q|k|v and gate|up, stacked by
-   rows, when their formats agree. Where one of them is compressed in another way, or left alone, they
-   are several products that write into the columns of one output. */
+   rows, when their formats agree. Where one of them is compressed in another way, or left alone,
+   they are several products that write into the columns of one output. */
 #ifndef LU_MODEL_GPU_MODEL_H
 #define LU_MODEL_GPU_MODEL_H
 
@@ -47,12 +47,12 @@ typedef struct lu_gpu_embedding {
     uint16_t *scales;
 } lu_gpu_embedding;
 
-/* The KV cache of all sequences. Sequences are promised pages when they open (`promised`); the block
-   is taken, or grows, before the pass that follows. */
+/* The KV cache of all sequences. Sequences are promised pages when they open (`promised`); the
+   block is taken, or grows, before the pass that follows. */
 typedef struct lu_gpu_pool {
     uint16_t *data; /* as lu_cuda_kv */
     int64_t n_pages, promised;
-    int64_t room; /* of used */
+    int64_t room;  /* of used */
     uint8_t *used; /* [room]: 1 = some sequence owns the page */
 } lu_gpu_pool;
 

@@ -68,10 +68,8 @@ lutra_status lu_gpu_upload_put(lu_gpu_upload *u, void *to, lutra_dtype as, const
         const int i = u->next;
         if (u->sent[i])
             LU_GPU_TRY(gpu, gpu->api->wait(gpu, u->mark[i]), "loading", err);
-        convert_job job = {.to = u->stage[i],
-                           .from = (const uint8_t *)data + done * in,
-                           .as = as,
-                           .type = from};
+        convert_job job = {
+            .to = u->stage[i], .from = (const uint8_t *)data + done * in, .as = as, .type = from};
         lu_pool_for(u->pool, n, GRAIN, convert, &job);
         if (atomic_load(&job.overflow))
             return lu_fail(err, LUTRA_E_UNSUPPORTED,

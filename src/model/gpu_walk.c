@@ -1,5 +1,5 @@
-/* gpu_walk.c - the walk through the layers on a GPU (gpu_step.h), as forward.c, self_attention.c and
-   mlp.c do it on the CPU. */
+/* gpu_walk.c - the walk through the layers on a GPU (gpu_step.h), as forward.c, self_attention.c
+   and mlp.c do it on the CPU. */
 #include "base/context.h"
 #include "model/gpu_step.h"
 
@@ -131,10 +131,10 @@ static lutra_status expert_branch(lu_gpu_forward *f, int64_t n, int64_t layer, l
                api->moe_route(n, c->n_experts, c->n_active, f->router, f->g->bf16, f->source,
                               f->place, f->share, f->first, f->gpu->stream),
                "the router", err);
-    LU_GPU_TRY(f->gpu,
-               api->moe_gather(n * c->n_active, cols, f->source, f->in, f->gathered,
-                               f->gpu->stream),
-               "the experts' rows", err);
+    LU_GPU_TRY(
+        f->gpu,
+        api->moe_gather(n * c->n_active, cols, f->source, f->in, f->gathered, f->gpu->stream),
+        "the experts' rows", err);
     LU_GPU_TRY(f->gpu,
                api->download(f->gpu, f->host_first, f->first,
                              (size_t)(c->n_experts + 1) * sizeof *f->first),
@@ -146,8 +146,8 @@ static lutra_status expert_branch(lu_gpu_forward *f, int64_t n, int64_t layer, l
                                 f->expert_out + first * cols, err));
     }
     LU_GPU_TRY(f->gpu,
-               api->moe_scatter(n, cols, c->n_active, f->place, f->share, f->expert_out,
-                                f->g->bf16, f->branch, f->gpu->stream),
+               api->moe_scatter(n, cols, c->n_active, f->place, f->share, f->expert_out, f->g->bf16,
+                                f->branch, f->gpu->stream),
                "the experts' sum", err);
     return LUTRA_OK;
 }
@@ -169,12 +169,12 @@ lutra_status lu_gpu_walk(lu_gpu_forward *f, const lu_gpu_pass *p, lutra_err *err
                     err));
         LU_TRY(f->moe ? expert_branch(f, n, i, err)
                       : feed_forward(f, l->experts, f->in, 0, n, f->branch, err));
-        LU_TRY(seam(f, 0, n,
-                    (joint){.add = true,
-                            .out_norm = l->norm[LU_NORM_MLP_OUT],
-                            .in_norm = i + 1 < n_layers ? layers[i + 1].norm[LU_NORM_ATTN_IN]
-                                                        : NULL},
-                    err));
+        LU_TRY(
+            seam(f, 0, n,
+                 (joint){.add = true,
+                         .out_norm = l->norm[LU_NORM_MLP_OUT],
+                         .in_norm = i + 1 < n_layers ? layers[i + 1].norm[LU_NORM_ATTN_IN] : NULL},
+                 err));
     }
     return LUTRA_OK;
 }

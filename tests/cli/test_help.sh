@@ -54,6 +54,6 @@ complete_bash() { # words typed so far, the last one unfinished
 if command -v bash >/dev/null 2>&1; then
     [ "$(complete_bash lutra quan)" = quantize ] || fail 'expected quan to complete to quantize'
     [ "$(complete_bash lutra quantize --gr)" = --group-size ] || fail 'expected --gr to complete to --group-size'
-    [ "$(complete_bash lutra eval --dtype f)" = fp32 ] || fail 'expected --dtype f to complete to fp32'
+    [ "$(complete_bash lutra eval --dtype fp3)" = fp32 ] || fail 'expected --dtype fp3 to complete to fp32'
 fi
 finish

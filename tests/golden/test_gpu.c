@@ -140,8 +140,8 @@ static void compress(lutra_ctx *ctx, const char *name, const char *out, const ch
 static void compressed_models_say_what_the_cpu_says(void **state)
 {
     (void)state;
-    static const char *const some[] = {"lm_head", "*embed_tokens", "*.k_proj", "*.up_proj", "*.w1",
-                                       "*.1.self_attn.v_proj"};
+    static const char *const some[] = {"lm_head",   "*embed_tokens", "*.k_proj",
+                                       "*.up_proj", "*.w1",          "*.1.self_attn.v_proj"};
     static const char *const specs[] = {"nf4:g8", "int3:g8:asym", "int2:channel",
                                         "int8:g8:asym:f32", "nf4:channel:bf16"};
     static float cpu[TOKENS * VOCAB], gpu[TOKENS * VOCAB];
@@ -152,8 +152,10 @@ static void compressed_models_say_what_the_cpu_says(void **state)
     for (size_t i = 0; i < N_NAMES; i++)
         for (size_t k = 0; k < sizeof specs / sizeof *specs; k++) {
             const bool experts = strcmp(names[i], "mixtral-h16") == 0;
-            if (strcmp(names[i], "llama-int3-h16") == 0 || (experts && strncmp(specs[k], "int8", 4) != 0))
-                continue; /* coded already; a rounding may choose another expert where codes are few */
+            if (strcmp(names[i], "llama-int3-h16") == 0 ||
+                (experts && strncmp(specs[k], "int8", 4) != 0))
+                continue; /* coded already; a rounding may choose another expert where codes are few
+                           */
             oracle o = open_oracle(names[i]);
             compress(ctx, names[i], out, specs[k], some, k % 2 ? 0 : 6);
             lutra_model *on_cpu = open_on(ctx, out, LUTRA_F32, NULL);
@@ -215,7 +217,11 @@ static void by_hand(lutra_session *s, const int32_t *prompt, int64_t n, const lu
 static const lutra_sampling samplings[] = {
     {.size = sizeof(lutra_sampling), .top_p = 1, .repetition_penalty = 1},
     {.size = sizeof(lutra_sampling), .top_p = 1, .repetition_penalty = 1.3f},
-    {.size = sizeof(lutra_sampling), .temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = 3},
+    {.size = sizeof(lutra_sampling),
+     .temperature = 1,
+     .top_p = 1,
+     .repetition_penalty = 1,
+     .seed = 3},
     {.size = sizeof(lutra_sampling),
      .temperature = 2,
      .top_k = 20,
@@ -452,8 +458,8 @@ static void devices_that_are_none_are_refused(void **state)
 {
     (void)state;
     lutra_ctx *ctx = open_context();
-    static const char *const wrong[] = {"gpu", "cuda:", "cuda:x", "cuda:1x", "cuda:-1", "cuda:9999",
-                                        "CUDA", "cpu:0"};
+    static const char *const wrong[] = {"gpu",     "cuda:",     "cuda:x", "cuda:1x",
+                                        "cuda:-1", "cuda:9999", "CUDA",   "cpu:0"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         expect_refusal(ctx, wrong[i], LUTRA_BF16, LUTRA_E_ARG, "expected cpu, cuda or cuda:N");
     expect_refusal(ctx, "cuda:0", LUTRA_F32, LUTRA_E_ARG, "expected BF16 or F16 on the GPU");
@@ -513,7 +519,8 @@ static void steps_are_recorded_once(void **state)
         must(lutra_generate(s, o.ids, 7, &g, NULL, &err), &err);
     }
     assert_int_equal(gpu_emulated_now.recorded, 1);
-    assert_int_equal(gpu_emulated_now.launches, 28 + 29); /* the first step of all runs unrecorded */
+    assert_int_equal(gpu_emulated_now.launches,
+                     28 + 29); /* the first step of all runs unrecorded */
     lutra_session_close(s);
     lutra_model_close(m);
     lu_st_close(o.file);

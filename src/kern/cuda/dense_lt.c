@@ -1,5 +1,5 @@
-/* dense_lt.c - y = x W^T (+ bias) through cuBLASLt. Its matrices are column-major, so the product is
-   written as y^T = W x^T: W is read transposed (rows of k are its columns), x^T and y^T are the
+/* dense_lt.c - y = x W^T (+ bias) through cuBLASLt. Its matrices are column-major, so the product
+   is written as y^T = W x^T: W is read transposed (rows of k are its columns), x^T and y^T are the
    row-major x and y as they lie. The library's first proposal for a shape is kept in a small cache.
    One workspace serves all products: they run one after the other on the GPU's stream. */
 #include "kern/cuda/dense_lt.h"
@@ -14,18 +14,18 @@
 #define WORKSPACE_BYTES (32u << 20)
 #define CACHE 64 /* shapes remembered */
 
-#define FUNCTIONS(X)                                                                              \
-    X(cublasLtCreate)                                                                             \
-    X(cublasLtDestroy)                                                                            \
-    X(cublasLtMatmul)                                                                             \
-    X(cublasLtMatmulDescCreate)                                                                   \
-    X(cublasLtMatmulDescDestroy)                                                                  \
-    X(cublasLtMatmulDescSetAttribute)                                                             \
-    X(cublasLtMatrixLayoutCreate)                                                                 \
-    X(cublasLtMatrixLayoutDestroy)                                                                \
-    X(cublasLtMatmulPreferenceCreate)                                                             \
-    X(cublasLtMatmulPreferenceDestroy)                                                            \
-    X(cublasLtMatmulPreferenceSetAttribute)                                                       \
+#define FUNCTIONS(X)                        \
+    X(cublasLtCreate)                       \
+    X(cublasLtDestroy)                      \
+    X(cublasLtMatmul)                       \
+    X(cublasLtMatmulDescCreate)             \
+    X(cublasLtMatmulDescDestroy)            \
+    X(cublasLtMatmulDescSetAttribute)       \
+    X(cublasLtMatrixLayoutCreate)           \
+    X(cublasLtMatrixLayoutDestroy)          \
+    X(cublasLtMatmulPreferenceCreate)       \
+    X(cublasLtMatmulPreferenceDestroy)      \
+    X(cublasLtMatmulPreferenceSetAttribute) \
     X(cublasLtMatmulAlgoGetHeuristic)
 
 typedef struct {
@@ -62,8 +62,8 @@ static void *find_library(void)
 static bool find_functions(lu_dense_lt *lt)
 {
     bool all = true;
-#define FIND(name)                                                                                \
-    *(void **)&lt->name = dlsym(lt->library, #name);                                              \
+#define FIND(name)                                   \
+    *(void **)&lt->name = dlsym(lt->library, #name); \
     all = all && lt->name;
     FUNCTIONS(FIND)
 #undef FIND
@@ -131,7 +131,8 @@ static bool describe(lu_dense_lt *lt, const lu_gpu_dense *a, plan *p)
            lt->cublasLtMatrixLayoutCreate(&p->y, type, n, m, a->ldy) == 0;
 }
 
-/* The largest power of two up to 256 that the address is a multiple of: what a kernel may assume. */
+/* The largest power of two up to 256 that the address is a multiple of: what a kernel may assume.
+ */
 static uint32_t alignment(const void *p)
 {
     const uintptr_t low = (uintptr_t)p & (~(uintptr_t)p + 1);
@@ -151,10 +152,9 @@ static bool choose(lu_dense_lt *lt, const lu_gpu_dense *a, plan *p)
     cublasLtMatmulPreference_t wish = NULL;
     cublasLtMatmulHeuristicResult_t best;
     int found = 0;
-    bool good =
-        lt->cublasLtMatmulPreferenceCreate(&wish) == 0 &&
-        lt->cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                 &room, sizeof room) == 0;
+    bool good = lt->cublasLtMatmulPreferenceCreate(&wish) == 0 &&
+                lt->cublasLtMatmulPreferenceSetAttribute(
+                    wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof room) == 0;
     for (size_t i = 0; good && i < sizeof aligned / sizeof *aligned; i++)
         good = lt->cublasLtMatmulPreferenceSetAttribute(wish, aligned[i].what, &aligned[i].bytes,
                                                         sizeof aligned[i].bytes) == 0;

@@ -245,8 +245,8 @@ static const char *error_text(int error, bool *nomem, bool *unsupported)
     if (error == LU_DENSE_LT_FAILED)
         return "cuBLASLt refused the product";
     *nomem = error == (int)cudaErrorMemoryAllocation;
-    *unsupported = error == (int)cudaErrorNotSupported ||
-                   error == (int)cudaErrorNoKernelImageForDevice;
+    *unsupported =
+        error == (int)cudaErrorNotSupported || error == (int)cudaErrorNoKernelImageForDevice;
     return cudaGetErrorString((cudaError_t)error);
 }
 
