@@ -15,6 +15,7 @@
 #define ALIGNMENT 256 /* bytes; what vector loads and cuBLASLt like best */
 /* Left alone when deciding whether a model fits: contexts of the driver and cuBLASLt. */
 #define SPARE_BYTES ((size_t)256 << 20)
+#define EXPAND_ROWS 64 /* rows of codes made dense at a time */
 
 typedef struct {
     lutra_model *m;
@@ -42,22 +43,41 @@ static lutra_status put(loader *l, void *to, lutra_dtype as, const void *data, l
 
 static int64_t group_of(const lu_weight *w) { return w->group_size ? w->group_size : w->k; }
 
-static bool is_coded(const lu_weight *w) { return w->dtype == LUTRA_DTYPE_NONE; }
+/* What the kernels multiply as codes. The rest of what a scheme can say (tables of blocks of rows,
+   permuted groups, outlier columns) is expanded to dense rows here. */
+static bool is_coded(const lu_weight *w)
+{
+    return w->dtype == LUTRA_DTYPE_NONE && !w->groups && !w->n_outliers &&
+           (!w->tables || w->table_rows >= w->n);
+}
+
+static void copy_table(const lu_weight *w, float *table)
+{
+    memset(table, 0, 256 * sizeof *table);
+    if (w->tables)
+        memcpy(table, w->tables, sizeof *table << w->bits);
+    else
+        memcpy(table, w->table, sizeof *table << w->bits);
+}
 
 static bool same_format(const lu_weight *a, const lu_weight *b)
 {
+    float t[256], u[256];
     if (is_coded(a) != is_coded(b))
         return false;
-    return !is_coded(a) ||
-           (a->bits == b->bits && group_of(a) == group_of(b) && !a->zeros == !b->zeros &&
-            memcmp(a->table, b->table, sizeof(float) << a->bits) == 0);
+    if (!is_coded(a))
+        return true;
+    copy_table(a, t);
+    copy_table(b, u);
+    return a->bits == b->bits && group_of(a) == group_of(b) && !a->zeros == !b->zeros &&
+           memcmp(t, u, sizeof t) == 0;
 }
 
 /* --- the parts of a stack --------------------------------------------------------------------- */
 
 static size_t row_bytes(const lu_weight *w)
 {
-    return is_coded(w) ? ((size_t)w->k * (size_t)w->bits + 7) / 8
+    return w->dtype == LUTRA_DTYPE_NONE ? ((size_t)w->k * (size_t)w->bits + 7) / 8
                        : (size_t)w->k * lutra_dtype_bytes(w->dtype);
 }
 
@@ -107,6 +127,8 @@ static lutra_status load_coded(loader *l, lu_module *const *modules, int n, lu_g
     l->per_token += (int64_t)bytes;
     if (!l->filling)
         return LUTRA_OK;
+    float table[256];
+    copy_table(w, table);
     int64_t row = 0;
     for (int i = 0; i < n; i++) {
         LU_TRY(put_codes(l, &raw, &modules[i]->weight, row, err));
@@ -114,9 +136,41 @@ static lutra_status load_coded(loader *l, lu_module *const *modules, int n, lu_g
     }
     LU_GPU_TRY(gpu,
                gpu->api->lut_pack(part->n, w->k, w->bits, group_of(w), raw.codes, raw.scales,
-                                  raw.zeros, w->table, l->g->bf16, block, &part->lut, gpu->stream),
+                                  raw.zeros, table, l->g->bf16, block, &part->lut, gpu->stream),
                "packing weights", err);
     return LUTRA_OK;
+}
+
+typedef struct {
+    const lu_weight *w;
+    int64_t first;
+    float *rows;
+} expand_job;
+
+static void expand(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const expand_job *j = arg;
+    (void)worker;
+    for (int64_t r = begin; r < end; r++)
+        lu_weight_row(j->w, j->first + r, j->rows + r * j->w->k);
+}
+
+/* Rows of any weight in the activation type. */
+static lutra_status put_rows(loader *l, uint16_t *to, const lu_weight *w, lutra_err *err)
+{
+    if (w->dtype != LUTRA_DTYPE_NONE)
+        return put(l, to, l->m->act, w->data, w->dtype, w->n * w->k, err);
+    float *rows = lu_array(EXPAND_ROWS * (size_t)w->k, sizeof *rows);
+    lutra_status status =
+        rows ? LUTRA_OK : lu_fail_nomem(err, EXPAND_ROWS * (size_t)w->k * sizeof *rows);
+    for (int64_t r = 0; status == LUTRA_OK && r < w->n; r += EXPAND_ROWS) {
+        const int64_t n = w->n - r < EXPAND_ROWS ? w->n - r : EXPAND_ROWS;
+        expand_job job = {.w = w, .first = r, .rows = rows};
+        lu_pool_for(l->m->ctx->pool, n, 1, expand, &job);
+        status = put(l, to + r * w->k, l->m->act, rows, LUTRA_F32, n * w->k, err);
+    }
+    lu_free(rows);
+    return status;
 }
 
 static lutra_status load_dense(loader *l, lu_module *const *modules, int n, lu_gpu_part *part,
@@ -128,7 +182,7 @@ static lutra_status load_dense(loader *l, lu_module *const *modules, int n, lu_g
     uint16_t *to = part->dense;
     for (int i = 0; l->filling && i < n; i++) {
         const lu_weight *w = &modules[i]->weight;
-        LU_TRY(put(l, to, l->m->act, w->data, w->dtype, w->n * k, err));
+        LU_TRY(put_rows(l, to, w, err));
         to += w->n * k;
     }
     return LUTRA_OK;
@@ -240,7 +294,7 @@ static lutra_status load_embedding(loader *l, lutra_err *err)
     lu_gpu_embedding *to = &l->g->embedding;
     if (!is_coded(w)) {
         to->dense = carve(l, (size_t)(w->n * w->k) * 2);
-        return put(l, to->dense, l->m->act, w->data, w->dtype, w->n * w->k, err);
+        return l->filling ? put_rows(l, to->dense, w, err) : LUTRA_OK;
     }
     const raw_part size = lay_raw(NULL, w, w->n);
     uint8_t *base = carve(l, size.bytes);
@@ -369,6 +423,10 @@ static lutra_status fill(loader *l, lutra_err *err)
 lutra_status lu_gpu_model_load(lutra_model *m, int ordinal, lutra_err *err)
 {
     const lu_model_config *c = &m->config;
+    if (m->rounds_inputs)
+        return lu_fail(err, LUTRA_E_UNSUPPORTED,
+                       "the inputs of this model's linears are rounded to integers, which runs on "
+                       "the CPU only: use it (--device cpu)");
     if (c->head_dim % 8 != 0 || c->head_dim > 256)
         return lu_fail(err, LUTRA_E_UNSUPPORTED,
                        "heads of %" PRId64 " are not supported on a GPU, expected a multiple of 8 "

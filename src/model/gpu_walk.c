@@ -1,5 +1,7 @@
 /* gpu_walk.c - the walk through the layers on a GPU (gpu_step.h), as forward.c, self_attention.c
    and mlp.c do it on the CPU. */
+#include <string.h>
+
 #include "base/context.h"
 #include "model/gpu_step.h"
 
@@ -31,6 +33,12 @@ static lutra_status embed(lu_gpu_forward *f, const lu_gpu_pass *p, lutra_err *er
     const lutra_model *m = f->model;
     const lu_weight *w = &m->embedding;
     const lu_gpu_embedding *e = &f->g->embedding;
+    float table[256];
+    memset(table, 0, sizeof table);
+    if (e->codes && w->tables)
+        memcpy(table, w->tables, sizeof *table << w->bits);
+    else if (e->codes)
+        memcpy(table, w->table, sizeof *table << w->bits);
     const lu_cuda_embed_args a = {.n = p->rows.n,
                                   .cols = m->config.hidden_size,
                                   .ids = p->ids,
@@ -40,7 +48,7 @@ static lutra_status embed(lu_gpu_forward *f, const lu_gpu_pass *p, lutra_err *er
                                   .zeros = e->zeros,
                                   .bits = w->bits,
                                   .group_size = w->group_size ? w->group_size : w->k,
-                                  .table = w->table,
+                                  .table = table,
                                   .bf16 = f->g->bf16,
                                   .scale = m->config.embed_scale,
                                   .x = f->x,

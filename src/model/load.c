@@ -247,10 +247,6 @@ lutra_status lutra_model_open(lutra_ctx *ctx, const char *path, const lutra_mode
                        lutra_dtype_name(o.dtype), gpu ? "F16" : "F32", gpu ? "GPU" : "CPU");
     if (o.act_quant)
         LU_TRY(lu_act_format_parse(o.act_quant, &how.inputs, err));
-    if (gpu && how.inputs.bits)
-        return lu_fail(err, LUTRA_E_UNSUPPORTED,
-                       "the inputs of linears are rounded to integers on the CPU only, leave out "
-                       "act_quant or the GPU");
     return open_model(ctx, path, &how, out, err);
 }
 

@@ -105,9 +105,15 @@ int gpu_emulated_dense(lu_gpu *g, const lu_gpu_dense *a)
 
 /* --- rows ------------------------------------------------------------------------------------- */
 
+typedef struct {
+    lu_cuda_embed_args a;
+    float table[256]; /* the caller's lives until the call returns */
+} embed_args;
+
 static int run_embed(const void *args)
 {
-    const lu_cuda_embed_args *a = args;
+    const lu_cuda_embed_args *a = &((const embed_args *)args)->a;
+    const float *table = ((const embed_args *)args)->table;
     const int64_t row_bytes = (a->cols * a->bits + 7) / 8;
     for (int64_t r = 0; r < a->n; r++)
         for (int64_t c = 0; c < a->cols; c++) {
@@ -117,9 +123,9 @@ static int run_embed(const void *args)
                 w = load(a->dense, id * a->cols + c, a->bf16);
             } else {
                 const int64_t group = id * (a->cols / a->group_size) + c / a->group_size;
-                const float zero = a->zeros ? a->table[a->zeros[group]] : 0.0f;
+                const float zero = a->zeros ? table[a->zeros[group]] : 0.0f;
                 w = lu_f16_to_f32(a->scales[group]) *
-                    (a->table[lu_code_at(a->codes + id * row_bytes, c, a->bits)] - zero);
+                    (table[lu_code_at(a->codes + id * row_bytes, c, a->bits)] - zero);
             }
             a->x[r * a->cols + c] = w * a->scale;
         }
@@ -128,7 +134,10 @@ static int run_embed(const void *args)
 
 int emulated_embed(const lu_cuda_embed_args *a)
 {
-    return gpu_emulated_queue(run_embed, a, sizeof *a);
+    embed_args e = {.a = *a};
+    if (a->codes)
+        memcpy(e.table, a->table, sizeof *e.table << a->bits);
+    return gpu_emulated_queue(run_embed, &e, sizeof e);
 }
 
 static double norm_factor(const double *v, int64_t n, float eps)
