@@ -159,7 +159,7 @@ static void rope(cc *t, int64_t n, int64_t n_heads, int64_t kv_heads, int64_t hd
     float *c = cc_random_float(t, (positions + 1) * half, -1, 1), *s = cc_random_float(t, (positions + 1) * half, -1, 1);
     int32_t table[SEQUENCES * MAX_PAGES], *sequence = cc_host((size_t)n * 4), *position = cc_host((size_t)n * 4);
     for (int i = 0; i < SEQUENCES * MAX_PAGES; i++)
-        table[i] = (int32_t)((i * 7 + 3) % pages);
+        table[i] = (int32_t)((i * 3 + 5) % pages);
     double *ref = cc_host((size_t)(n * ld) * 8), *ref_cache = cc_host((size_t)kv_all * 8);
     for (int64_t i = 0; i < n * ld; i++)
         ref[i] = cc_act_value(qkv[i], bf16);

@@ -1,9 +1,10 @@
 /* cuda_attend_decode.cu - attention of single rows over the paged cache, as fast as memory allows.
 
-   A block takes one row, the query heads (8 or 16) that share a KV head, and one split of the row's
-   positions; its four warps take tiles of 16 positions in turn. Nothing is staged: a lane's 16-byte
-   loads of K and V are, under a permutation of the head's dimensions that both operands share, the
-   fragments of mma.m16n8k16:
+   A row's positions are cut into splits. A block takes one row, the query heads (8 or 16) that share
+   a KV head, and a few splits one after the other; its four warps take tiles of 16 positions in turn,
+   and call the next tile's keys as soon as this one's are used up. Nothing is staged: a lane's
+   16-byte loads of K and V are, under a permutation of the head's dimensions that both operands
+   share, the fragments of mma.m16n8k16:
      scores  S[16 tokens x 8 heads] = K . Q^T      a step of 32 dimensions: lane t holds 8 t .. 8 t + 7
      output  O[dims x 8 heads]     += V^T . P^T    rows g, g + 8 of tile j: dimensions 8 g + 2 j, + 1
    P^T comes out of S by one transpose per 8 x 8. Softmax is online in float32, base 2.
@@ -12,8 +13,8 @@
    batch. A row with several splits leaves partial sums in scratch; the last of its blocks to finish
    adds them in order of position and puts the counter back to 0.
 
-   With rotation, q is rotated on its way in, and the block with the row's own position takes k and v
-   from qkv and stores them in the cache. */
+   With rotation, a block first rotates its queries into shared memory, and the one with the row's own
+   position also k into the cache, beside v. */
 #include "kern/cuda/act_values.cuh"
 #include "kern/cuda/cuda_kv.cuh"
 #include "kern/cuda/cuda_launch.cuh"
@@ -25,7 +26,10 @@ enum {
     WARPS = 4,
     TILE = 16,         /* positions a warp takes at once */
     LEAST_SPLIT = 64,  /* positions; larger splits are doubles of it */
-    MOST_SPLITS = 32,  /* a warp reduces over them */
+    MOST_SPLITS = 32,  /* of a row */
+    AT_ONCE = 8,       /* splits called at once when they are added up */
+    MOST_PER_BLOCK = 4,
+    BLOCKS_PER_SM = 3, /* what registers allow at 128 dimensions */
     COUNTERS = 16384,  /* at the head of scratch */
 };
 
@@ -35,7 +39,8 @@ struct decode_args {
     int64_t ld;
     lu_kv_layer kv;
     int n_heads, group, head_blocks; /* group: query heads per KV head; head_blocks: blocks it takes */
-    int window, most_splits;         /* most_splits: of the grid, and the stride of partial sums */
+    int window, most_splits;         /* most_splits: the stride of partial sums */
+    int per_block;                   /* splits of a block */
     float scale, softcap;
     const float *cosines, *sines; /* rotation: k and v lie behind q's heads */
     uint16_t *out;
@@ -60,61 +65,149 @@ __device__ __forceinline__ span span_of(int position, int window)
     return s;
 }
 
-/* Dimensions d .. d + 7 of a head at p after rotation to `position`. */
-template <bool BF16>
-__device__ __forceinline__ uint4 rotated(const decode_args &a, const uint16_t *p, int d, int position)
+/* Rotates pairs d .. d + W - 1 of a head (copies them, if `plain`). */
+template <bool BF16, int W>
+__device__ __forceinline__ void rotate(const uint16_t *from, uint16_t *to, const float *cosines, const float *sines, int d,
+                                       int half, bool plain)
 {
-    const int half = a.kv.head_dim / 2;
-    const float *cosines = a.cosines + (int64_t)position * half, *sines = a.sines + (int64_t)position * half;
-    float v[8];
-    if (half % 8 == 0) {
-        const bool high = d >= half;
-        const int at = high ? d - half : d;
-        float other[8], c[8], s[8];
-        lu_load8<BF16>(p + d, 8, true, v);
-        lu_load8<BF16>(p + (high ? at : at + half), 8, true, other);
-        lu_load8_float(cosines + at, 8, true, c);
-        lu_load8_float(sines + at, 8, true, s);
+    float low[8], high[8], c[8], s[8];
+    lu_load8<BF16>(from + d, W, W == 8, low);
+    lu_load8<BF16>(from + half + d, W, W == 8, high);
+    lu_load8_float(cosines + d, W, W == 8, c);
+    lu_load8_float(sines + d, W, W == 8, s);
 #pragma unroll
-        for (int i = 0; i < 8; i++)
-            v[i] = high ? lu_rotated_high(other[i], v[i], c[i], s[i]) : lu_rotated_low(v[i], other[i], c[i], s[i]);
-        return lu_pack8<BF16>(v);
+    for (int i = 0; i < W; i++) {
+        const float l = low[i], h = high[i];
+        low[i] = plain ? l : lu_rotated_low(l, h, c[i], s[i]);
+        high[i] = plain ? h : lu_rotated_high(l, h, c[i], s[i]);
     }
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const bool high = d + i >= half;
-        const int at = high ? d + i - half : d + i;
-        const float l = lu_from_act<BF16>(p[at]), h = lu_from_act<BF16>(p[at + half]);
-        v[i] = high ? lu_rotated_high(l, h, cosines[at], sines[at]) : lu_rotated_low(l, h, cosines[at], sines[at]);
-    }
-    return lu_pack8<BF16>(v);
+    lu_store8<BF16>(to + d, W, W == 8, low);
+    lu_store8<BF16>(to + half + d, W, W == 8, high);
 }
+
+/* Queries of the block to `queries` (rows of `stride`), and if `newest` this position's key and value
+   to the cache. A thread takes W pairs of a head at a time. */
+template <bool BF16, int W>
+__device__ __forceinline__ void rotate_row(const decode_args &a, const uint16_t *q_row, int first_head, int heads, int kv_head,
+                                           uint16_t *queries, int stride, int position, int sequence, bool newest)
+{
+    const int hd = a.kv.head_dim, half = hd / 2, chunks = half / W;
+    const float *cosines = a.cosines + (int64_t)position * half, *sines = a.sines + (int64_t)position * half;
+    for (int i = (int)threadIdx.x; i < (heads + (newest ? 2 : 0)) * chunks; i += WARPS * 32) {
+        const int head = i / chunks, d = (i - head * chunks) * W;
+        if (head < heads) {
+            rotate<BF16, W>(q_row + (int64_t)(first_head + head) * hd, queries + head * stride, cosines, sines, d, half, false);
+            continue;
+        }
+        const bool value = head > heads;
+        const int64_t at = lu_kv_at(a.kv, lu_kv_page(a.kv, sequence, position), kv_head, position);
+        rotate<BF16, W>(q_row + (int64_t)(a.n_heads + kv_head + (value ? a.kv.n_kv_heads : 0)) * hd,
+                        (value ? a.kv.values : a.kv.keys) + at, cosines, sines, d, half, value);
+    }
+}
+
+/* Four values of one head, added up split by split: sum = sum of 2^(score - top) . v. */
+struct running_sum {
+    float top, total;
+    float4 sum;
+
+    __device__ __forceinline__ void start()
+    {
+        top = -INFINITY;
+        total = 0.0f;
+        sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+    __device__ __forceinline__ void add(float2 part, float4 v) /* part: its largest score and total */
+    {
+        const float high = fmaxf(top, part.x), mine = lu_exp2(top - high), its = lu_exp2(part.x - high);
+        top = high;
+        total = fmaf(total, mine, part.y * its);
+        sum.x = fmaf(sum.x, mine, v.x * its);
+        sum.y = fmaf(sum.y, mine, v.y * its);
+        sum.z = fmaf(sum.z, mine, v.z * its);
+        sum.w = fmaf(sum.w, mine, v.w * its);
+    }
+    template <bool BF16> __device__ __forceinline__ uint2 divided() const
+    {
+        const float r = 1.0f / total;
+        return make_uint2(lu_pack2<BF16>(sum.x * r, sum.y * r), lu_pack2<BF16>(sum.z * r, sum.w * r));
+    }
+};
 
 /* HD: head_dim rounded up to 64, 128 or 256. NH: groups of eight heads. */
 template <bool BF16, int HD, int NH, bool ROPE>
 __global__ void __launch_bounds__(WARPS * 32) attend_decode(const __grid_constant__ decode_args a)
 {
-    enum { KC = HD / 32, VC = HD / 64, HEADS = 8 * NH };
+    enum { KC = HD / 32, VC = HD / 64, HEADS = 8 * NH, STRIDE = HD + 8 };
     __shared__ __align__(16) float sums[WARPS][HEADS][HD];
-    __shared__ float largest[WARPS][HEADS], total[WARPS][HEADS], weight[HEADS][MOST_SPLITS], whole[HEADS];
+    __shared__ float largest[WARPS][HEADS], total[WARPS][HEADS];
     __shared__ int is_last;
     const int tid = (int)threadIdx.x, lane = tid & 31, warp = tid >> 5, g = lane >> 2, t = lane & 3;
     const int hd = a.kv.head_dim, row = (int)blockIdx.z;
     const int kv_head = (int)blockIdx.y / a.head_blocks, part = (int)blockIdx.y % a.head_blocks;
-    const int first_head = kv_head * a.group + part * HEADS, heads = min(HEADS, a.group - part * HEADS);
+    const int first_head = kv_head * a.group + part * HEADS, heads = min((int)HEADS, a.group - part * HEADS);
     lu_begin();
     const int position = a.position[row], sequence = a.sequence[row];
     if (position < 0)
         return;
     const span sp = span_of(position, a.window);
-    if ((int)blockIdx.x >= sp.n)
+    const int split0 = (int)blockIdx.x * a.per_block, split1 = min(split0 + a.per_block, sp.n);
+    if (split0 >= split1)
         return;
-    const int from = max(sp.start, (sp.first + (int)blockIdx.x) * sp.split);
-    const int to = min(position + 1, (sp.first + (int)blockIdx.x + 1) * sp.split);
+    const int from = max(sp.start, (sp.first + split0) * sp.split), to = min(position + 1, (sp.first + split1) * sp.split);
     const uint16_t *q_row = a.q + (int64_t)row * a.ld;
-    const uint16_t *new_key = q_row + (int64_t)(a.n_heads + kv_head) * hd;
-    const uint16_t *new_value = new_key + (int64_t)a.kv.n_kv_heads * hd;
+    /* this warp's tiles: next, and every 64 positions on */
+    int next = (from & ~(WARPS * TILE - 1)) + warp * TILE;
+    if (next + TILE <= from)
+        next += WARPS * TILE;
+    int page = next < to ? lu_kv_page(a.kv, sequence, next) : 0;
 
+    const uint16_t *queries = q_row + (int64_t)first_head * hd;
+    int stride = hd;
+    if (ROPE) {
+        uint16_t *rotated = (uint16_t *)sums; /* free until the first split is done */
+        const bool newest = to == position + 1;
+        if (hd % 16 == 0)
+            rotate_row<BF16, 8>(a, q_row, first_head, heads, kv_head, rotated, STRIDE, position, sequence, newest);
+        else
+            rotate_row<BF16, 1>(a, q_row, first_head, heads, kv_head, rotated, STRIDE, position, sequence, newest);
+        __syncthreads();
+        queries = rotated;
+        stride = STRIDE;
+    }
+    uint4 k[2][KC], v[4][VC]; /* of the tile at hand, or on their way */
+#define LOAD_KEYS()                                                                                \
+    _Pragma("unroll") for (int i = 0; i < 2; i++)                                                  \
+    {                                                                                              \
+        const int token = next + g + 8 * i;                                                        \
+        const uint16_t *p = a.kv.keys + at + (g + 8 * i) * hd + 8 * t;                             \
+        _Pragma("unroll") for (int c = 0; c < KC; c++)                                             \
+        {                                                                                          \
+            k[i][c] = make_uint4(0, 0, 0, 0);                                                      \
+            if (token >= from && token < to && 32 * c + 8 * t < hd)                                \
+                k[i][c] = *(const uint4 *)(p + 32 * c);                                            \
+        }                                                                                          \
+    }
+#define LOAD_VALUES()                                                                              \
+    _Pragma("unroll") for (int i = 0; i < 4; i++)                                                  \
+    {                                                                                              \
+        const int in_tile = 2 * t + (i & 1) + 8 * (i >> 1), token = next + in_tile;                \
+        const uint16_t *p = a.kv.values + at + in_tile * hd + 8 * g;                               \
+        _Pragma("unroll") for (int c = 0; c < VC; c++)                                             \
+        {                                                                                          \
+            v[i][c] = make_uint4(0, 0, 0, 0);                                                      \
+            if (token >= from && token < to && 64 * c + 8 * g < hd)                                \
+                v[i][c] = *(const uint4 *)(p + 64 * c);                                            \
+        }                                                                                          \
+    }
+    int64_t at = 0;
+    if (next < to) {
+        at = lu_kv_at(a.kv, page, kv_head, next);
+        LOAD_KEYS()
+        LOAD_VALUES()
+        if (next + WARPS * TILE < to)
+            page = lu_kv_page(a.kv, sequence, next + WARPS * TILE);
+    }
     uint4 q[NH][KC];
 #pragma unroll
     for (int h = 0; h < NH; h++)
@@ -122,210 +215,172 @@ __global__ void __launch_bounds__(WARPS * 32) attend_decode(const __grid_constan
         for (int c = 0; c < KC; c++) {
             const int head = 8 * h + g, d = 32 * c + 8 * t;
             q[h][c] = make_uint4(0, 0, 0, 0);
-            if (head < heads && d < hd) {
-                const uint16_t *p = q_row + (int64_t)(first_head + head) * hd;
-                q[h][c] = ROPE ? rotated<BF16>(a, p, d, position) : *(const uint4 *)(p + d);
-            }
+            if (head < heads && d < hd)
+                q[h][c] = *(const uint4 *)(queries + head * stride + d);
         }
-
-    float o[NH][HD / 16][4], m[NH][2], l[NH][2];
-#pragma unroll
-    for (int h = 0; h < NH; h++) {
-        m[h][0] = m[h][1] = -INFINITY;
-        l[h][0] = l[h][1] = 0.0f;
-#pragma unroll
-        for (int i = 0; i < HD / 16; i++)
-            o[h][i][0] = o[h][i][1] = o[h][i][2] = o[h][i][3] = 0.0f;
-    }
-    for (int base = (from & ~(TILE - 1)) + warp * TILE; base < to; base += WARPS * TILE) {
-        const int64_t at = lu_kv_at(a.kv, lu_kv_page(a.kv, sequence, base), kv_head, base);
-        uint4 k[2][KC], v[4][VC];
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const int token = base + g + 8 * i;
-            const bool seen = token >= from && token < to;
-#pragma unroll
-            for (int c = 0; c < KC; c++) {
-                const int d = 32 * c + 8 * t;
-                k[i][c] = make_uint4(0, 0, 0, 0);
-                if (!seen || d >= hd)
-                    continue;
-                uint16_t *p = a.kv.keys + at + (g + 8 * i) * hd + d;
-                if (ROPE && token == position)
-                    *(uint4 *)p = k[i][c] = rotated<BF16>(a, new_key, d, position);
-                else
-                    k[i][c] = *(const uint4 *)p;
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int in_tile = 2 * t + (i & 1) + 8 * (i >> 1), token = base + in_tile;
-            const bool seen = token >= from && token < to;
-#pragma unroll
-            for (int c = 0; c < VC; c++) {
-                const int d = 64 * c + 8 * g;
-                v[i][c] = make_uint4(0, 0, 0, 0);
-                if (!seen || d >= hd)
-                    continue;
-                uint16_t *p = a.kv.values + at + in_tile * hd + d;
-                if (ROPE && token == position)
-                    *(uint4 *)p = v[i][c] = *(const uint4 *)(new_value + d);
-                else
-                    v[i][c] = *(const uint4 *)p;
-            }
-        }
-        __syncwarp();
-        const bool seen_low = base + g >= from && base + g < to, seen_high = base + g + 8 >= from && base + g + 8 < to;
-        uint32_t p_low[NH], p_high[NH]; /* heads of lane g; tokens 2t 2t+1, and 8 further */
-#pragma unroll
-        for (int h = 0; h < NH; h++) {
-            float s[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
-            for (int c = 0; c < KC; c++) {
-                lu_mma<BF16>(s, k[0][c].x, k[1][c].x, k[0][c].y, k[1][c].y, q[h][c].x, q[h][c].y);
-                lu_mma<BF16>(s, k[0][c].z, k[1][c].z, k[0][c].w, k[1][c].w, q[h][c].z, q[h][c].w);
-            }
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                s[i] *= a.scale;
-                if (a.softcap > 0.0f)
-                    s[i] = a.softcap * lu_fast_tanh(s[i] / a.softcap);
-                s[i] = (i < 2 ? seen_low : seen_high) ? s[i] * LU_LOG2_E : -INFINITY;
-            }
-#pragma unroll
-            for (int e = 0; e < 2; e++) { /* head 2 t + e */
-                float top = fmaxf(s[e], s[e + 2]);
-#pragma unroll
-                for (int step = 4; step < 32; step *= 2)
-                    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
-                top = fmaxf(m[h][e], top);
-                const float shrink = lu_exp2(m[h][e] - top);
-                m[h][e] = top;
-                s[e] = lu_exp2(s[e] - top);
-                s[e + 2] = lu_exp2(s[e + 2] - top);
-                l[h][e] = fmaf(l[h][e], shrink, s[e] + s[e + 2]);
-#pragma unroll
-                for (int i = 0; i < HD / 16; i++) {
-                    o[h][i][e] *= shrink;
-                    o[h][i][e + 2] *= shrink;
-                }
-            }
-            p_low[h] = lu_transpose8(lu_pack2<BF16>(s[0], s[1]));
-            p_high[h] = lu_transpose8(lu_pack2<BF16>(s[2], s[3]));
-        }
-#pragma unroll
-        for (int c = 0; c < VC; c++) {
-            const uint32_t w[4][4] = {{v[0][c].x, v[0][c].y, v[0][c].z, v[0][c].w},
-                                      {v[1][c].x, v[1][c].y, v[1][c].z, v[1][c].w},
-                                      {v[2][c].x, v[2][c].y, v[2][c].z, v[2][c].w},
-                                      {v[3][c].x, v[3][c].y, v[3][c].z, v[3][c].w}};
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const uint32_t a0 = __byte_perm(w[0][j], w[1][j], 0x5410), a1 = __byte_perm(w[0][j], w[1][j], 0x7632);
-                const uint32_t a2 = __byte_perm(w[2][j], w[3][j], 0x5410), a3 = __byte_perm(w[2][j], w[3][j], 0x7632);
-#pragma unroll
-                for (int h = 0; h < NH; h++)
-                    lu_mma<BF16>(o[h][4 * c + j], a0, a1, a2, a3, p_low[h], p_high[h]);
-            }
-        }
-    }
-
-#pragma unroll
-    for (int h = 0; h < NH; h++)
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            const int head = 8 * h + 2 * t + e;
-#pragma unroll
-            for (int step = 4; step < 32; step *= 2)
-                l[h][e] += __shfl_xor_sync(0xffffffffu, l[h][e], step);
-            if (g == 0) {
-                largest[warp][head] = m[h][e];
-                total[warp][head] = l[h][e];
-            }
-#pragma unroll
-            for (int c = 0; c < VC; c++) {
-                float *to_sum = &sums[warp][head][64 * c + 8 * g];
-                *(float4 *)to_sum = make_float4(o[h][4 * c][e], o[h][4 * c][e + 2], o[h][4 * c + 1][e], o[h][4 * c + 1][e + 2]);
-                *(float4 *)(to_sum + 4) =
-                    make_float4(o[h][4 * c + 2][e], o[h][4 * c + 2][e + 2], o[h][4 * c + 3][e], o[h][4 * c + 3][e + 2]);
-            }
-        }
-    __syncthreads();
+    if (ROPE)
+        __syncthreads(); /* sums are written over the queries */
 
     const int64_t first_row = (int64_t)row * a.n_heads + first_head; /* of partial sums and of out */
-    for (int i = tid * 4; i < heads * hd; i += WARPS * 32 * 4) {
-        const int head = i / hd, d = i - head * hd;
-        float top = largest[0][head], sum[4] = {0.0f, 0.0f, 0.0f, 0.0f}, all = 0.0f;
+    for (int split = split0; split < split1; split++) {
+        const int split_end = min(to, (sp.first + split + 1) * sp.split);
+        float o[NH][HD / 16][4], m[NH][2], l[NH][2];
 #pragma unroll
-        for (int w = 1; w < WARPS; w++)
-            top = fmaxf(top, largest[w][head]);
+        for (int h = 0; h < NH; h++) {
+            m[h][0] = m[h][1] = -INFINITY;
+            l[h][0] = l[h][1] = 0.0f;
 #pragma unroll
-        for (int w = 0; w < WARPS; w++) {
-            const float factor = lu_exp2(largest[w][head] - top);
-            const float4 v = *(const float4 *)&sums[w][head][d];
-            all = fmaf(factor, total[w][head], all);
-            sum[0] = fmaf(factor, v.x, sum[0]);
-            sum[1] = fmaf(factor, v.y, sum[1]);
-            sum[2] = fmaf(factor, v.z, sum[2]);
-            sum[3] = fmaf(factor, v.w, sum[3]);
+            for (int i = 0; i < HD / 16; i++)
+                o[h][i][0] = o[h][i][1] = o[h][i][2] = o[h][i][3] = 0.0f;
         }
-        if (sp.n == 1) {
-            const float r = 1.0f / all;
-            *(uint2 *)(a.out + (first_row + head) * hd + d) =
-                make_uint2(lu_pack2<BF16>(sum[0] * r, sum[1] * r), lu_pack2<BF16>(sum[2] * r, sum[3] * r));
-            continue;
+        while (next < split_end) {
+            __syncwarp();
+            const bool seen_low = next + g >= from && next + g < to, seen_high = next + g + 8 >= from && next + g + 8 < to;
+            float s[NH][4];
+#pragma unroll
+            for (int h = 0; h < NH; h++) {
+                s[h][0] = s[h][1] = s[h][2] = s[h][3] = 0.0f;
+#pragma unroll
+                for (int c = 0; c < KC; c++) {
+                    lu_mma<BF16>(s[h], k[0][c].x, k[1][c].x, k[0][c].y, k[1][c].y, q[h][c].x, q[h][c].y);
+                    lu_mma<BF16>(s[h], k[0][c].z, k[1][c].z, k[0][c].w, k[1][c].w, q[h][c].z, q[h][c].w);
+                }
+            }
+            next += WARPS * TILE;
+            if (next < to) {
+                at = lu_kv_at(a.kv, page, kv_head, next);
+                LOAD_KEYS()
+            }
+            uint32_t p_low[NH], p_high[NH]; /* heads of lane g; tokens 2t 2t+1, and 8 further */
+#pragma unroll
+            for (int h = 0; h < NH; h++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    s[h][i] *= a.scale;
+                    if (a.softcap > 0.0f)
+                        s[h][i] = a.softcap * lu_fast_tanh(s[h][i] / a.softcap);
+                    s[h][i] = (i < 2 ? seen_low : seen_high) ? s[h][i] * LU_LOG2_E : -INFINITY;
+                }
+#pragma unroll
+                for (int e = 0; e < 2; e++) { /* head 2 t + e */
+                    float top = fmaxf(s[h][e], s[h][e + 2]);
+#pragma unroll
+                    for (int step = 4; step < 32; step *= 2)
+                        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
+                    top = fmaxf(m[h][e], top);
+                    const float shrink = lu_exp2(m[h][e] - top);
+                    m[h][e] = top;
+                    s[h][e] = lu_exp2(s[h][e] - top);
+                    s[h][e + 2] = lu_exp2(s[h][e + 2] - top);
+                    l[h][e] = fmaf(l[h][e], shrink, s[h][e] + s[h][e + 2]);
+#pragma unroll
+                    for (int i = 0; i < HD / 16; i++) {
+                        o[h][i][e] *= shrink;
+                        o[h][i][e + 2] *= shrink;
+                    }
+                }
+                p_low[h] = lu_transpose8(lu_pack2<BF16>(s[h][0], s[h][1]));
+                p_high[h] = lu_transpose8(lu_pack2<BF16>(s[h][2], s[h][3]));
+            }
+#pragma unroll
+            for (int c = 0; c < VC; c++) {
+                const uint32_t w[4][4] = {{v[0][c].x, v[0][c].y, v[0][c].z, v[0][c].w},
+                                          {v[1][c].x, v[1][c].y, v[1][c].z, v[1][c].w},
+                                          {v[2][c].x, v[2][c].y, v[2][c].z, v[2][c].w},
+                                          {v[3][c].x, v[3][c].y, v[3][c].z, v[3][c].w}};
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    const uint32_t a0 = __byte_perm(w[0][j], w[1][j], 0x5410), a1 = __byte_perm(w[0][j], w[1][j], 0x7632);
+                    const uint32_t a2 = __byte_perm(w[2][j], w[3][j], 0x5410), a3 = __byte_perm(w[2][j], w[3][j], 0x7632);
+#pragma unroll
+                    for (int h = 0; h < NH; h++)
+                        lu_mma<BF16>(o[h][4 * c + j], a0, a1, a2, a3, p_low[h], p_high[h]);
+                }
+            }
+            if (next < to) {
+                LOAD_VALUES()
+                if (next + WARPS * TILE < to)
+                    page = lu_kv_page(a.kv, sequence, next + WARPS * TILE);
+            }
         }
-        const int64_t slot = (first_row + head) * a.most_splits + blockIdx.x;
-        *(float4 *)(a.sums + slot * hd + d) = make_float4(sum[0], sum[1], sum[2], sum[3]);
-        if (d == 0)
-            *(float2 *)(a.totals + slot * 2) = make_float2(top, all);
+
+#pragma unroll
+        for (int h = 0; h < NH; h++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                const int head = 8 * h + 2 * t + e;
+#pragma unroll
+                for (int step = 4; step < 32; step *= 2)
+                    l[h][e] += __shfl_xor_sync(0xffffffffu, l[h][e], step);
+                if (head >= heads)
+                    continue;
+                if (g == 0) {
+                    largest[warp][head] = m[h][e];
+                    total[warp][head] = l[h][e];
+                }
+#pragma unroll
+                for (int c = 0; c < VC; c++) {
+                    float *to_sum = &sums[warp][head][64 * c + 8 * g];
+                    *(float4 *)to_sum = make_float4(o[h][4 * c][e], o[h][4 * c][e + 2], o[h][4 * c + 1][e], o[h][4 * c + 1][e + 2]);
+                    *(float4 *)(to_sum + 4) =
+                        make_float4(o[h][4 * c + 2][e], o[h][4 * c + 2][e + 2], o[h][4 * c + 3][e], o[h][4 * c + 3][e + 2]);
+                }
+            }
+        __syncthreads();
+        for (int i = tid * 4; i < heads * hd; i += WARPS * 32 * 4) {
+            const int head = i / hd, d = i - head * hd;
+            running_sum r;
+            r.start();
+#pragma unroll
+            for (int w = 0; w < WARPS; w++)
+                if (largest[w][head] != -INFINITY) /* that warp had a tile */
+                    r.add(make_float2(largest[w][head], total[w][head]), *(const float4 *)&sums[w][head][d]);
+            if (sp.n == 1) {
+                *(uint2 *)(a.out + (first_row + head) * hd + d) = r.divided<BF16>();
+                continue;
+            }
+            const int64_t slot = (first_row + head) * a.most_splits + split;
+            *(float4 *)(a.sums + slot * hd + d) = r.sum;
+            if (d == 0)
+                *(float2 *)(a.totals + slot * 2) = make_float2(r.top, r.total);
+        }
+        __syncthreads(); /* sums may be written again */
     }
+#undef LOAD_KEYS
+#undef LOAD_VALUES
     if (sp.n == 1)
         return;
 
-    __threadfence(); /* this thread's partial sums before the count */
-    __syncthreads();
-    if (tid == 0)
-        is_last = atomicInc(a.counters + (int64_t)row * gridDim.y + blockIdx.y, (unsigned)sp.n - 1) == (unsigned)sp.n - 1;
+    if (tid == 0) {
+        const unsigned blocks = (unsigned)((sp.n + a.per_block - 1) / a.per_block);
+        __threadfence(); /* the block's partial sums before the count */
+        is_last = atomicInc(a.counters + (int64_t)row * gridDim.y + blockIdx.y, blocks - 1) == blocks - 1;
+        __threadfence();
+    }
     __syncthreads();
     if (!is_last)
         return;
-    __threadfence();
-    for (int head = warp; head < heads; head += WARPS) {
-        const bool real = lane < sp.n;
-        float2 mine = make_float2(-INFINITY, 0.0f);
-        if (real)
-            mine = __ldcg((const float2 *)(a.totals + ((first_row + head) * a.most_splits + lane) * 2));
-        float top = mine.x;
-#pragma unroll
-        for (int step = 16; step; step /= 2)
-            top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
-        const float factor = real ? lu_exp2(mine.x - top) : 0.0f;
-        float all = factor * mine.y;
-#pragma unroll
-        for (int step = 16; step; step /= 2)
-            all += __shfl_xor_sync(0xffffffffu, all, step);
-        weight[head][lane] = factor;
-        if (lane == 0)
-            whole[head] = all;
-    }
-    __syncthreads();
     for (int i = tid * 4; i < heads * hd; i += WARPS * 32 * 4) {
         const int head = i / hd, d = i - head * hd;
         const float *from_sum = a.sums + (first_row + head) * a.most_splits * hd + d;
-        float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 8
-        for (int s = 0; s < sp.n; s++) {
-            const float4 v = __ldcg((const float4 *)(from_sum + (int64_t)s * hd));
-            const float factor = weight[head][s];
-            sum[0] = fmaf(factor, v.x, sum[0]);
-            sum[1] = fmaf(factor, v.y, sum[1]);
-            sum[2] = fmaf(factor, v.z, sum[2]);
-            sum[3] = fmaf(factor, v.w, sum[3]);
+        const float *from_total = a.totals + (first_row + head) * a.most_splits * 2;
+        running_sum r;
+        r.start();
+        for (int s0 = 0; s0 < sp.n; s0 += AT_ONCE) {
+            float2 part_total[AT_ONCE];
+            float4 part_sum[AT_ONCE];
+#pragma unroll
+            for (int s = 0; s < AT_ONCE; s++) {
+                const int split = min(s0 + s, sp.n - 1);
+                part_total[s] = __ldcg((const float2 *)(from_total + split * 2));
+                part_sum[s] = __ldcg((const float4 *)(from_sum + (int64_t)split * hd));
+            }
+#pragma unroll
+            for (int s = 0; s < AT_ONCE; s++)
+                if (s0 + s < sp.n)
+                    r.add(part_total[s], part_sum[s]);
         }
-        const float r = 1.0f / whole[head];
-        *(uint2 *)(a.out + (first_row + head) * hd + d) =
-            make_uint2(lu_pack2<BF16>(sum[0] * r, sum[1] * r), lu_pack2<BF16>(sum[2] * r, sum[3] * r));
+        *(uint2 *)(a.out + (first_row + head) * hd + d) = r.divided<BF16>();
     }
 }
 
@@ -377,6 +432,10 @@ int decode(const lu_cuda_attend_args *e, const float *cosines, const float *sine
     const int64_t across = e->kv.n_kv_heads * a.head_blocks, at_once = COUNTERS / across;
     if (at_once < 1)
         return LU_CUDA_E_SHAPE;
+    int sms;
+    const int status = lu_multiprocessors(&sms);
+    if (status)
+        return status;
     for (int64_t r = 0; r < e->rows.n; r += at_once) {
         const int64_t rows = e->rows.n - r < at_once ? e->rows.n - r : at_once;
         a.sequence = e->rows.sequence + r;
@@ -385,8 +444,11 @@ int decode(const lu_cuda_attend_args *e, const float *cosines, const float *sine
         a.out = e->out + r * e->n_heads * hd;
         a.sums = (float *)(a.counters + COUNTERS);
         a.totals = a.sums + rows * e->n_heads * a.most_splits * hd;
-        const lu_launch_shape s = {dim3((unsigned)a.most_splits, (unsigned)across, (unsigned)rows), WARPS * 32, 0,
-                                   e->stream};
+        /* Several splits to a block once the chip is full, which saves beginnings; the bits are the same. */
+        const int64_t waves = a.most_splits * across * rows / (2 * BLOCKS_PER_SM * sms);
+        a.per_block = waves < 1 ? 1 : waves < MOST_PER_BLOCK ? (int)waves : (int)MOST_PER_BLOCK;
+        const unsigned blocks = (unsigned)((a.most_splits + a.per_block - 1) / a.per_block);
+        const lu_launch_shape s = {dim3(blocks, (unsigned)across, (unsigned)rows), WARPS * 32, 0, e->stream};
         const int status = e->bf16 ? launch_decode<true>(s, a) : launch_decode<false>(s, a);
         if (status)
             return status;

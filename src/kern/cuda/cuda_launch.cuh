@@ -30,6 +30,13 @@ static __device__ __forceinline__ void lu_begin()
     lu_wait_for_ahead();
 }
 
+static inline int lu_multiprocessors(int *n)
+{
+    int device;
+    const cudaError_t e = cudaGetDevice(&device);
+    return (int)(e != cudaSuccess ? e : cudaDeviceGetAttribute(n, cudaDevAttrMultiProcessorCount, device));
+}
+
 struct lu_launch_shape {
     dim3 grid;
     unsigned threads;
