@@ -1,6 +1,8 @@
 /* cuda_attend_prefill.cu - attention of many consecutive positions of a sequence (after FlashAttention-2,
-   Dao 2023): a block takes WARPS * 16 queries and walks over the tiles of keys that they see, three
-   tiles in shared memory, softmax online in float32, base 2.
+   Dao 2023): a block takes a tile of queries and walks over the tiles of keys that they see, the next
+   one on its way into shared memory, softmax online in float32, base 2. A warp takes MT * 16 queries,
+   so that keys and values read from shared memory serve MT matrix instructions. Two blocks share an
+   SM: one computes while the other one exponentiates.
 
    A query is a (position, head) pair: those of the heads that share a KV head lie side by side, so
    that short runs fill the rows of the matrix instructions and keys are fetched once per group. Tiles
@@ -16,7 +18,7 @@
 
 namespace {
 
-enum { MOST_RUNS = 128, STAGES = 3 }; /* runs of one launch */
+enum { MOST_RUNS = 128, STAGES = 2 }; /* runs of one launch */
 
 struct prefill_args {
     const int32_t *sequence, *position;
@@ -30,15 +32,20 @@ struct prefill_args {
     int tile0[MOST_RUNS + 1]; /* first tile of queries of a run */
 };
 
-/* Q stays in registers where these suffice, else in shared memory. */
+/* What fits 255 registers and half of 227 KB of shared memory. */
 template <int HD> struct plan;
-template <> struct plan<64> { enum { warps = 8, bn = 64, q_shared = 0 }; };
-template <> struct plan<128> { enum { warps = 8, bn = 64, q_shared = 0 }; };
-template <> struct plan<256> { enum { warps = 4, bn = 32, q_shared = 1 }; };
+template <> struct plan<64> { enum { warps = 4, mt = 2, bn = 64 }; };
+template <> struct plan<128> { enum { warps = 4, mt = 2, bn = 64 }; };
+template <> struct plan<256> { enum { warps = 4, mt = 1, bn = 32 }; };
+
+template <int HD> constexpr int tile_queries()
+{
+    return plan<HD>::warps * plan<HD>::mt * 16;
+}
 
 template <int HD> constexpr size_t shared_bytes()
 {
-    return (size_t)(STAGES * 2 * plan<HD>::bn + plan<HD>::q_shared * plan<HD>::warps * 16) * HD * 2;
+    return (size_t)(STAGES * 2 * plan<HD>::bn + tile_queries<HD>()) * HD * 2;
 }
 
 /* Byte offset of chunk c of row r. */
@@ -48,11 +55,11 @@ template <int HD> __device__ __forceinline__ uint32_t chunk_at(int r, int c)
 }
 
 template <bool BF16, int HD>
-__global__ void __launch_bounds__(plan<HD>::warps * 32, 1) attend_prefill(const __grid_constant__ prefill_args a)
+__global__ void __launch_bounds__(plan<HD>::warps * 32, 2) attend_prefill(const __grid_constant__ prefill_args a)
 {
     enum {
-        WARPS = plan<HD>::warps, BN = plan<HD>::bn, BM = WARPS * 16, CHUNKS = HD / 8,
-        PASS_ROWS = WARPS * 32 / CHUNKS,     /* rows of a tile that the block copies at once */
+        WARPS = plan<HD>::warps, MT = plan<HD>::mt, BN = plan<HD>::bn, BM = WARPS * MT * 16, CHUNKS = HD / 8,
+        PASS_ROWS = WARPS * 32 / CHUNKS, /* rows of a tile that the block copies at once: 16 or less */
         PASSES = BN / PASS_ROWS, TILE_BYTES = BN * HD * 2
     };
     extern __shared__ __align__(128) char shared[];
@@ -72,26 +79,17 @@ __global__ void __launch_bounds__(plan<HD>::warps * 32, 1) attend_prefill(const 
     const int last_seen = position0 + last_query / a.group;
     const int tile_first = first_seen / BN, tile_last = last_seen / BN;
 
-    /* this lane's two queries, rows g and g + 8 of the warp's; beyond the last one, the last again */
-    int query[2], seat[2];
-    const uint16_t *q_row[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        query[i] = min(query0 + warp * 16 + g + 8 * i, last_query);
-        const int r = query[i] / a.group;
-        seat[i] = position0 + r;
-        q_row[i] = a.q + (row0 + r) * a.ld + (int64_t)(kv_head * a.group + query[i] - r * a.group) * hd;
-    }
-    const int warp_low = position0 + min(query0 + warp * 16, last_query) / a.group;
-    const int warp_high = position0 + min(query0 + warp * 16 + 15, last_query) / a.group;
+    const int warp_query = query0 + warp * (MT * 16); /* rows beyond the last query are the last again */
+    const int warp_low = position0 + min(warp_query, last_query) / a.group;
+    const int warp_high = position0 + min(warp_query + MT * 16 - 1, last_query) / a.group;
 
-    /* copying: thread takes chunk `chunk` of rows copy_row + i * PASS_ROWS; a page holds 16 rows or more */
+    /* copying: a thread takes one chunk of every PASS_ROWS-th row; 16 rows lie in one page */
     const int chunk = tid % CHUNKS, copy_row = tid / CHUNKS;
-    int page[PASSES];
+    int page[BN / 16];
     auto find_pages = [&](int j) {
 #pragma unroll
-        for (int i = 0; i < PASSES; i++) {
-            const int token = j * BN + copy_row + i * PASS_ROWS;
+        for (int i = 0; i < BN / 16; i++) {
+            const int token = j * BN + 16 * i;
             page[i] = token <= last_seen ? lu_kv_page(a.kv, sequence, token) : 0;
         }
     };
@@ -100,162 +98,173 @@ __global__ void __launch_bounds__(plan<HD>::warps * 32, 1) attend_prefill(const 
         for (int i = 0; i < PASSES; i++) {
             const int r = copy_row + i * PASS_ROWS, token = j * BN + r;
             const bool real = token >= first_seen && token <= last_seen && chunk * 8 < hd;
-            const int64_t from = real ? lu_kv_at(a.kv, page[i], kv_head, token) + chunk * 8 : 0;
+            const int64_t from = real ? lu_kv_at(a.kv, page[i * PASS_ROWS / 16], kv_head, token) + chunk * 8 : 0;
             const uint32_t to = stages + stage * 2 * TILE_BYTES + chunk_at<HD>(r, chunk);
             lu_async_copy(to, a.kv.keys + from, real);
             lu_async_copy(to + TILE_BYTES, a.kv.values + from, real);
         }
     };
     find_pages(tile_first);
+    for (int r = copy_row; r < BM; r += PASS_ROWS) {
+        const int query = min(query0 + r, last_query), at = query / a.group;
+        const uint16_t *p = a.q + (row0 + at) * a.ld + (int64_t)(kv_head * a.group + query - at * a.group) * hd;
+        lu_async_copy(q_at + chunk_at<HD>(r, chunk), chunk * 8 < hd ? p + chunk * 8 : a.q, chunk * 8 < hd);
+    }
     copy_tile(tile_first, 0);
-    if (plan<HD>::q_shared) {
-        for (int i = tid; i < BM * CHUNKS; i += WARPS * 32) {
-            const int r = i / CHUNKS, c = i % CHUNKS, which = min(query0 + r, last_query), at = which / a.group;
-            const uint16_t *p = a.q + (row0 + at) * a.ld + (int64_t)(kv_head * a.group + which - at * a.group) * hd;
-            lu_async_copy(q_at + chunk_at<HD>(r, c), c * 8 < hd ? p + c * 8 : a.q, c * 8 < hd);
-        }
-    }
     lu_async_commit();
-    if (tile_first < tile_last) {
+    if (tile_first < tile_last)
         find_pages(tile_first + 1);
-        copy_tile(tile_first + 1, 1);
-        if (tile_first + 1 < tile_last)
-            find_pages(tile_first + 2);
-    }
-    lu_async_commit();
 
-    uint32_t q[plan<HD>::q_shared ? 1 : HD / 16][4];
-    if (!plan<HD>::q_shared) {
+    float o[MT][HD / 8][4], top[MT][2], total[MT][2];
 #pragma unroll
-        for (int k = 0; k < HD / 16; k++)
+    for (int m = 0; m < MT; m++) {
+        top[m][0] = top[m][1] = -INFINITY;
+        total[m][0] = total[m][1] = 0.0f;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int d = 16 * k + 2 * t + 8 * (i >> 1);
-                q[plan<HD>::q_shared ? 0 : k][i] = d < hd ? *(const uint32_t *)(q_row[i & 1] + d) : 0;
-            }
+        for (int n = 0; n < HD / 8; n++)
+            o[m][n][0] = o[m][n][1] = o[m][n][2] = o[m][n][3] = 0.0f;
     }
-    float o[HD / 8][4], top[2] = {-INFINITY, -INFINITY}, total[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int n = 0; n < HD / 8; n++)
-        o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0.0f;
     const float factor = a.softcap > 0.0f ? LU_LOG2_E : a.scale * LU_LOG2_E;
-    /* rows and chunks that ldmatrix wants of this lane: K (and Q) plain, V transposed */
+    /* rows and chunks that ldmatrix wants of this lane: K plain; Q (plain) and V (transposed) alike */
     const int k_row = (lane & 7) + (lane >> 4) * 8, k_chunk = (lane >> 3) & 1;
     const int v_row = lane & 15, v_chunk = lane >> 4;
 
-    int stage = 0;
     for (int j = tile_first; j <= tile_last; j++) {
-        lu_async_wait<1>(); /* tile j is here; everyone is done with tile j - 1 */
-        __syncthreads();
-        if (j + 2 <= tile_last) {
-            copy_tile(j + 2, stage == 0 ? 2 : stage - 1);
-            if (j + 3 <= tile_last)
-                find_pages(j + 3);
+        const int stage = (j - tile_first) & 1;
+        lu_async_wait<0>(); /* tile j is here; */
+        __syncthreads();    /* and everyone is done with tile j - 1 */
+        if (j < tile_last) {
+            copy_tile(j + 1, stage ^ 1);
+            lu_async_commit();
+            if (j + 1 < tile_last)
+                find_pages(j + 2);
         }
-        lu_async_commit();
         const uint32_t keys = stages + stage * 2 * TILE_BYTES, values = keys + TILE_BYTES;
-        stage = stage == STAGES - 1 ? 0 : stage + 1;
         if (j * BN > warp_high || (a.window > 0 && j * BN + BN - 1 <= warp_low - a.window))
             continue; /* no row of this warp sees it */
 
-        float s[BN / 8][4];
+        float s[MT][BN / 8][4];
 #pragma unroll
-        for (int n = 0; n < BN / 8; n++)
-            s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0.0f;
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int n = 0; n < BN / 8; n++)
+                s[m][n][0] = s[m][n][1] = s[m][n][2] = s[m][n][3] = 0.0f;
 #pragma unroll
         for (int k = 0; k < HD / 16; k++) {
-            if (16 * k >= hd)
-                break;
-            uint32_t qk[4];
-            if (plan<HD>::q_shared) /* matrices: rows 0-7, rows 8-15, then the same eight dimensions on */
-                lu_ldmatrix(qk, q_at + chunk_at<HD>(warp * 16 + v_row, 2 * k + v_chunk));
-            else
+            uint32_t q[MT][4];
 #pragma unroll
-                for (int i = 0; i < 4; i++)
-                    qk[i] = q[plan<HD>::q_shared ? 0 : k][i];
+            for (int m = 0; m < MT; m++)
+                lu_ldmatrix(q[m], q_at + chunk_at<HD>((warp * MT + m) * 16 + v_row, 2 * k + v_chunk));
 #pragma unroll
             for (int n = 0; n < BN / 16; n++) {
                 uint32_t b[4];
                 lu_ldmatrix(b, keys + chunk_at<HD>(16 * n + k_row, 2 * k + k_chunk));
-                lu_mma<BF16>(s[2 * n], qk[0], qk[1], qk[2], qk[3], b[0], b[1]);
-                lu_mma<BF16>(s[2 * n + 1], qk[0], qk[1], qk[2], qk[3], b[2], b[3]);
+#pragma unroll
+                for (int m = 0; m < MT; m++) {
+                    lu_mma<BF16>(s[m][2 * n], q[m][0], q[m][1], q[m][2], q[m][3], b[0], b[1]);
+                    lu_mma<BF16>(s[m][2 * n + 1], q[m][0], q[m][1], q[m][2], q[m][3], b[2], b[3]);
+                }
             }
         }
         if (a.softcap > 0.0f) {
             const float inner = a.scale / a.softcap;
 #pragma unroll
-            for (int n = 0; n < BN / 8; n++)
+            for (int m = 0; m < MT; m++)
 #pragma unroll
-                for (int i = 0; i < 4; i++)
-                    s[n][i] = a.softcap * lu_fast_tanh(s[n][i] * inner);
+                for (int n = 0; n < BN / 8; n++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++)
+                        s[m][n][i] = a.softcap * lu_fast_tanh(s[m][n][i] * inner);
         }
         if (j * BN + BN - 1 > warp_low || (a.window > 0 && warp_high - j * BN >= a.window)) {
 #pragma unroll
-            for (int n = 0; n < BN / 8; n++)
+            for (int m = 0; m < MT; m++)
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const int token = j * BN + 8 * n + 2 * t + (i & 1), at = seat[i >> 1];
-                    if (token > at || (a.window > 0 && at - token >= a.window))
-                        s[n][i] = -INFINITY;
+                for (int i = 0; i < 2; i++) {
+                    const int query = min(warp_query + 16 * m + g + 8 * i, last_query);
+                    const int last = position0 + query / a.group - j * BN - 2 * t; /* columns it sees, from here */
+                    const int first = a.window > 0 ? last - a.window : -BN;        /* this one no more */
+#pragma unroll
+                    for (int n = 0; n < BN / 8; n++)
+#pragma unroll
+                        for (int e = 0; e < 2; e++)
+                            if (8 * n + e > last || 8 * n + e <= first)
+                                s[m][n][2 * i + e] = -INFINITY;
                 }
         }
 #pragma unroll
-        for (int i = 0; i < 2; i++) { /* row g + 8 i */
-            float high = top[i];
+        for (int m = 0; m < MT; m++) {
+            float shrink[2];
 #pragma unroll
-            for (int n = 0; n < BN / 8; n++)
-                high = fmaxf(high, fmaxf(s[n][2 * i], s[n][2 * i + 1]));
-            high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
-            high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
-            const float base = high == -INFINITY ? 0.0f : high * factor; /* rows that saw nothing yet */
-            const float shrink = lu_exp2(top[i] * factor - base);
-            top[i] = high;
-            float sum = 0.0f;
+            for (int i = 0; i < 2; i++) { /* row g + 8 i */
+                float high = top[m][i];
 #pragma unroll
-            for (int n = 0; n < BN / 8; n++) {
-                s[n][2 * i] = lu_exp2(fmaf(s[n][2 * i], factor, -base));
-                s[n][2 * i + 1] = lu_exp2(fmaf(s[n][2 * i + 1], factor, -base));
-                sum += s[n][2 * i] + s[n][2 * i + 1];
+                for (int n = 0; n < BN / 8; n++)
+                    high = fmaxf(high, fmaxf(s[m][n][2 * i], s[m][n][2 * i + 1]));
+                high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
+                high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
+                const float base = high == -INFINITY ? 0.0f : high * factor; /* rows that saw nothing yet */
+                shrink[i] = lu_exp2(top[m][i] * factor - base);
+                top[m][i] = high;
+                float sum = 0.0f;
+#pragma unroll
+                for (int n = 0; n < BN / 8; n++) {
+                    s[m][n][2 * i] = lu_exp2(fmaf(s[m][n][2 * i], factor, -base));
+                    s[m][n][2 * i + 1] = lu_exp2(fmaf(s[m][n][2 * i + 1], factor, -base));
+                    sum += s[m][n][2 * i] + s[m][n][2 * i + 1];
+                }
+                total[m][i] = fmaf(total[m][i], shrink[i], sum);
             }
-            total[i] = fmaf(total[i], shrink, sum);
+            if (__any_sync(0xffffffffu, shrink[0] != 1.0f || shrink[1] != 1.0f)) { /* else the product is itself */
 #pragma unroll
-            for (int n = 0; n < HD / 8; n++) {
-                o[n][2 * i] *= shrink;
-                o[n][2 * i + 1] *= shrink;
+                for (int n = 0; n < HD / 8; n++) {
+                    o[m][n][0] *= shrink[0];
+                    o[m][n][1] *= shrink[0];
+                    o[m][n][2] *= shrink[1];
+                    o[m][n][3] *= shrink[1];
+                }
             }
         }
 #pragma unroll
         for (int k = 0; k < BN / 16; k++) {
-            const uint32_t p0 = lu_pack2<BF16>(s[2 * k][0], s[2 * k][1]), p1 = lu_pack2<BF16>(s[2 * k][2], s[2 * k][3]);
-            const uint32_t p2 = lu_pack2<BF16>(s[2 * k + 1][0], s[2 * k + 1][1]);
-            const uint32_t p3 = lu_pack2<BF16>(s[2 * k + 1][2], s[2 * k + 1][3]);
+            uint32_t p[MT][4];
+#pragma unroll
+            for (int m = 0; m < MT; m++) {
+                p[m][0] = lu_pack2<BF16>(s[m][2 * k][0], s[m][2 * k][1]);
+                p[m][1] = lu_pack2<BF16>(s[m][2 * k][2], s[m][2 * k][3]);
+                p[m][2] = lu_pack2<BF16>(s[m][2 * k + 1][0], s[m][2 * k + 1][1]);
+                p[m][3] = lu_pack2<BF16>(s[m][2 * k + 1][2], s[m][2 * k + 1][3]);
+            }
 #pragma unroll
             for (int n = 0; n < HD / 16; n++) {
-                if (16 * n >= hd)
-                    break;
                 uint32_t b[4];
                 lu_ldmatrix_transposed(b, values + chunk_at<HD>(16 * k + v_row, 2 * n + v_chunk));
-                lu_mma<BF16>(o[2 * n], p0, p1, p2, p3, b[0], b[1]);
-                lu_mma<BF16>(o[2 * n + 1], p0, p1, p2, p3, b[2], b[3]);
+#pragma unroll
+                for (int m = 0; m < MT; m++) {
+                    lu_mma<BF16>(o[m][2 * n], p[m][0], p[m][1], p[m][2], p[m][3], b[0], b[1]);
+                    lu_mma<BF16>(o[m][2 * n + 1], p[m][0], p[m][1], p[m][2], p[m][3], b[2], b[3]);
+                }
             }
         }
     }
-    lu_async_wait<0>();
 
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        total[i] += __shfl_xor_sync(0xffffffffu, total[i], 1);
-        total[i] += __shfl_xor_sync(0xffffffffu, total[i], 2);
-        if (query0 + warp * 16 + g + 8 * i > last_query)
-            continue;
-        const float r = 1.0f / total[i];
-        const int at = query[i] / a.group, head = kv_head * a.group + query[i] - at * a.group;
-        uint16_t *out = a.out + ((int64_t)(row0 + at) * a.n_heads + head) * hd;
+    for (int m = 0; m < MT; m++)
 #pragma unroll
-        for (int n = 0; n < HD / 8; n++)
-            if (8 * n < hd)
-                *(uint32_t *)(out + 8 * n + 2 * t) = lu_pack2<BF16>(o[n][2 * i] * r, o[n][2 * i + 1] * r);
-    }
+        for (int i = 0; i < 2; i++) {
+            const int query = warp_query + 16 * m + g + 8 * i;
+            total[m][i] += __shfl_xor_sync(0xffffffffu, total[m][i], 1);
+            total[m][i] += __shfl_xor_sync(0xffffffffu, total[m][i], 2);
+            if (query > last_query)
+                continue;
+            const float r = 1.0f / total[m][i];
+            const int at = query / a.group, head = kv_head * a.group + query - at * a.group;
+            uint16_t *out = a.out + ((int64_t)(row0 + at) * a.n_heads + head) * hd;
+#pragma unroll
+            for (int n = 0; n < HD / 8; n++)
+                if (8 * n < hd)
+                    *(uint32_t *)(out + 8 * n + 2 * t) = lu_pack2<BF16>(o[m][n][2 * i] * r, o[m][n][2 * i + 1] * r);
+        }
 }
 
 template <int HD> int launch_prefill(prefill_args &a, int bf16, const int32_t *starts, int64_t n_runs, void *stream)
@@ -267,8 +276,8 @@ template <int HD> int launch_prefill(prefill_args &a, int bf16, const int32_t *s
             a.row0[i] = starts[first + i];
             a.tile0[i] = (int)tiles;
             if (i < a.n_runs)
-                tiles += ((int64_t)(starts[first + i + 1] - starts[first + i]) * a.group + plan<HD>::warps * 16 - 1) /
-                         (plan<HD>::warps * 16);
+                tiles += ((int64_t)(starts[first + i + 1] - starts[first + i]) * a.group + tile_queries<HD>() - 1) /
+                         tile_queries<HD>();
         }
         if (tiles > 65535)
             return LU_CUDA_E_SHAPE;

@@ -1,15 +1,14 @@
 /* cuda_sample.cu - choosing a token per row, step for step as engine/sampler.c does, without a sort
    of the vocabulary:
 
-     scan    largest penalised logit of every group of the vocabulary
-     weigh   from these the largest of the row; the number and summed weights of the candidates; and a
-             list of those above a bound that some hundred groups' largest reach
-     choose  one block per row: sorts the list and finds top-k, top-p and the draw on it. Only where
-             the list cannot hold the answer (a nearly flat row) it searches the whole row instead.
+     scan    the largest penalised logit of every slice of the vocabulary
+     weigh   number and summed weights of the candidates: of every slice, and by bins of their score
+     choose  one block per row: the bins tell where top-k and top-p end, so only candidates of the bins
+             up to there (or, where these are too many, of single bins) are gathered and sorted
 
    A candidate's weight is exp(score) as an integer in units of 2^-shift, so that sums are exact and
    the same in any order. All order is by (score descending, id ascending); a score is
-   (logit - largest) / T in float32. "First whose inclusive sum reaches s" answers all three questions:
+   (logit - largest) / T in float32. "First whose inclusive sum reaches s" answers all questions:
    s = k in counts, s = top_p * total, and for the draw, which the CPU makes from the least likely
    on, s = total * (1 - u). Without top-k and top-p the draw goes by id, s just above total * u. */
 #include <math.h>
@@ -20,22 +19,21 @@
 namespace {
 
 enum {
-    SLICES = 64,          /* blocks per row of scan and weigh */
+    SLICES = 64, /* blocks per row of scan and weigh */
     SLICE_THREADS = 256,
-    MOST_GROUPS = 8192,   /* groups: 64 candidates, or more where the vocabulary is large */
-    GROUPS_PER_THREAD = MOST_GROUPS / SLICE_THREADS,
-    WANTED = 1024,        /* groups whose largest should reach the bound */
-    LIST = 4096,          /* room of the list */
+    BINS = 2048,         /* of scores 0 .. -32, the last one open */
+    BINS_PER_UNIT = 64,
+    LIST = 4096,         /* candidates that choose can sort */
     CHOOSE_THREADS = 1024,
+    WARPS = CHOOSE_THREADS / 32,
 };
 
 typedef unsigned long long count64;
 
 /* Of one row, between the kernels. */
 struct row_state {
-    count64 weight[SLICES]; /* of the slice's candidates */
-    unsigned candidates[SLICES];
-    unsigned listed, pad[3];
+    count64 weight[SLICES], bin_weight[BINS];
+    unsigned key[SLICES], candidates[SLICES], bin_count[BINS];
 };
 
 struct entry {
@@ -44,17 +42,14 @@ struct entry {
 };
 
 struct sample_args {
-    int64_t vocab;
-    int group, n_groups, slice; /* candidates per group; groups; groups per slice */
+    int64_t vocab, slice; /* candidates per slice */
     const float *logits;
     uint32_t *seen;
     float temperature, top_p, min_p, penalty;
     int top_k, shift;
     const double *uniform;
     int32_t *ids;
-    unsigned *group_keys; /* [row][n_groups] of penalised logits */
     row_state *states;
-    entry *lists; /* [row][LIST] */
 };
 
 /* Keys order floats as unsigned integers; -0 counts as 0, NaN as nothing. */
@@ -67,6 +62,11 @@ __device__ __forceinline__ unsigned key_of(float v)
 __device__ __forceinline__ float value_of(unsigned key)
 {
     return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+__device__ __forceinline__ int bin_of(float score)
+{
+    return (int)fminf(-score * (float)BINS_PER_UNIT, (float)(BINS - 1));
 }
 
 __device__ __forceinline__ float penalised(const sample_args &a, int64_t row, int64_t id)
@@ -82,10 +82,14 @@ __device__ __forceinline__ float score_of(const sample_args &a, float logit, flo
     return (logit - top) / a.temperature;
 }
 
-__device__ __forceinline__ count64 weight_of(const sample_args &a, float score, bool min_p)
+__device__ __forceinline__ count64 weight_of(const sample_args &a, float score)
 {
-    const double w = exp((double)score);
-    return min_p && !(w >= (double)a.min_p) ? 0 : (count64)ldexp(w, a.shift);
+    return (count64)ldexp(exp((double)score), a.shift);
+}
+
+__device__ __forceinline__ bool reaches_min_p(const sample_args &a, float score)
+{
+    return exp((double)score) >= (double)a.min_p;
 }
 
 template <typename T> __device__ T block_sum(T v, T *part)
@@ -115,80 +119,77 @@ __device__ unsigned block_max(unsigned v, unsigned *part)
     return __reduce_max_sync(0xffffffffu, (threadIdx.x & 31) < blockDim.x / 32 ? part[threadIdx.x & 31] : 0u);
 }
 
-/* A warp per group. */
 __global__ void __launch_bounds__(SLICE_THREADS) sample_scan(const __grid_constant__ sample_args a)
 {
-    const int64_t row = blockIdx.y;
-    const int lane = (int)threadIdx.x & 31, first = (int)blockIdx.x * a.slice, end = min(first + a.slice, a.n_groups);
+    __shared__ unsigned part[32];
+    const int64_t row = blockIdx.y, begin = (int64_t)blockIdx.x * a.slice, end = min(begin + a.slice, a.vocab);
     lu_begin();
-    if (blockIdx.x == 0 && threadIdx.x == 0)
-        a.states[row].listed = 0;
-    for (int group = first + (int)threadIdx.x / 32; group < end; group += SLICE_THREADS / 32) {
-        unsigned best = 0;
-        const int64_t begin = (int64_t)group * a.group, last = min(begin + a.group, a.vocab);
-        for (int64_t id = begin + lane; id < last; id += 32)
-            best = max(best, key_of(penalised(a, row, id)));
-        best = __reduce_max_sync(0xffffffffu, best);
-        if (lane == 0)
-            a.group_keys[row * a.n_groups + group] = best;
+    row_state &state = a.states[row];
+    unsigned best = 0;
+#pragma unroll 8
+    for (int64_t id = begin + threadIdx.x; id < end; id += SLICE_THREADS)
+        best = max(best, key_of(penalised(a, row, id)));
+    for (int bin = (int)(blockIdx.x * SLICE_THREADS + threadIdx.x); bin < BINS; bin += SLICES * SLICE_THREADS) {
+        state.bin_weight[bin] = 0;
+        state.bin_count[bin] = 0;
     }
+    best = block_max(best, part);
+    if (threadIdx.x == 0)
+        state.key[blockIdx.x] = best;
+}
+
+/* The largest of the row, 0 if there is no number. */
+__device__ __forceinline__ unsigned row_key(const row_state &state)
+{
+    const int lane = (int)threadIdx.x & 31;
+    return __reduce_max_sync(0xffffffffu, max(state.key[lane], state.key[lane + 32]));
 }
 
 __global__ void __launch_bounds__(SLICE_THREADS) sample_weigh(const __grid_constant__ sample_args a)
 {
-    __shared__ unsigned part[32];
-    __shared__ count64 parts[32];
-    const int64_t row = blockIdx.y;
-    const int tid = (int)threadIdx.x;
-    lu_begin();
-    unsigned key[GROUPS_PER_THREAD], best = 0;
-#pragma unroll
-    for (int i = 0; i < GROUPS_PER_THREAD; i++) {
-        const int group = i * SLICE_THREADS + tid;
-        key[i] = group < a.n_groups ? a.group_keys[row * a.n_groups + group] : 0;
-        best = max(best, key[i]);
+    __shared__ count64 bin_weight[BINS], parts[32];
+    __shared__ unsigned bin_count[BINS], part[32];
+    const int64_t row = blockIdx.y, begin = (int64_t)blockIdx.x * a.slice, end = min(begin + a.slice, a.vocab);
+    const bool ordered = a.top_k > 0 || a.top_p != 1.0f;
+    for (int bin = (int)threadIdx.x; ordered && bin < BINS; bin += SLICE_THREADS) {
+        bin_weight[bin] = 0;
+        bin_count[bin] = 0;
     }
-    best = block_max(best, part);
+    __syncthreads();
+    lu_begin();
+    row_state &state = a.states[row];
+    const unsigned best = row_key(state);
     const float top = value_of(best);
     if (best == 0 || isinf(top))
         return;
-    /* the largest bound of 16 leading bits that enough groups reach; none where the list holds all */
-    unsigned bound = 0;
-    if (a.vocab > LIST)
-        for (unsigned bit = 0x80000000u; bit > 0x8000u; bit >>= 1) {
-            int reach = 0;
-#pragma unroll
-            for (int i = 0; i < GROUPS_PER_THREAD; i++)
-                reach += key[i] >= (bound | bit);
-            const unsigned all = (unsigned)block_sum<unsigned>((unsigned)reach, part);
-            if (all >= (unsigned)min(WANTED, a.n_groups / 2))
-                bound |= bit;
-        }
-    /* ties of scores must not be torn: the bound becomes a score */
-    const float least = bound ? score_of(a, value_of(bound), top) : -INFINITY;
-    const bool ordered = a.top_k > 0 || a.top_p != 1.0f;
-    const int64_t begin = (int64_t)blockIdx.x * a.slice * a.group;
-    const int64_t end = min(begin + (int64_t)a.slice * a.group, a.vocab);
     count64 weight = 0;
     unsigned candidates = 0;
-    for (int64_t id = begin + tid; id < end; id += SLICE_THREADS) {
+#pragma unroll 4
+    for (int64_t id = begin + threadIdx.x; id < end; id += SLICE_THREADS) {
         const float score = score_of(a, penalised(a, row, id), top);
         if (!(score > -INFINITY))
             continue;
+        const count64 w = ordered || reaches_min_p(a, score) ? weight_of(a, score) : 0;
         candidates++;
-        weight += weight_of(a, score, !ordered);
-        if (ordered && score >= least) {
-            const unsigned at = atomicAdd(&a.states[row].listed, 1u);
-            if (at < LIST)
-                a.lists[row * LIST + at] = {key_of(score), (int)id};
+        weight += w;
+        if (ordered) {
+            const int bin = bin_of(score);
+            atomicAdd(&bin_count[bin], 1u);
+            if (w)
+                atomicAdd(&bin_weight[bin], w);
         }
     }
     candidates = block_sum<unsigned>(candidates, part);
     weight = block_sum<count64>(weight, parts);
-    if (tid == 0) {
-        a.states[row].weight[blockIdx.x] = weight;
-        a.states[row].candidates[blockIdx.x] = candidates;
+    if (threadIdx.x == 0) {
+        state.weight[blockIdx.x] = weight;
+        state.candidates[blockIdx.x] = candidates;
     }
+    for (int bin = (int)threadIdx.x; ordered && bin < BINS; bin += SLICE_THREADS)
+        if (bin_count[bin]) { /* whole numbers: any order of addition gives the same */
+            atomicAdd(&state.bin_count[bin], bin_count[bin]);
+            atomicAdd(&state.bin_weight[bin], bin_weight[bin]);
+        }
 }
 
 /* a before b */
@@ -197,11 +198,94 @@ __device__ __forceinline__ bool before(entry a, entry b)
     return a.key > b.key || (a.key == b.key && a.id < b.id);
 }
 
+/* Shared memory of choose. List: candidates of bins low .. high, best first. */
 struct choice_room {
     entry list[LIST];
-    count64 parts[32], running[CHOOSE_THREADS];
-    unsigned part[32];
-    int found;
+    count64 upto_weight[BINS]; /* inclusive sums over bins */
+    unsigned upto_count[BINS];
+    count64 parts[WARPS];
+    unsigned part[WARPS], listed;
+    int found, low, high;
+};
+
+/* Inclusive sum over the threads before and this one; *all: over all. */
+__device__ count64 block_scan(count64 v, count64 *parts, count64 *all)
+{
+    const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+        const count64 left = __shfl_up_sync(0xffffffffu, v, step);
+        v += lane >= step ? left : 0;
+    }
+    __syncthreads();
+    if (lane == 31)
+        parts[warp] = v;
+    __syncthreads();
+    count64 sum = parts[lane];
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+        const count64 left = __shfl_up_sync(0xffffffffu, sum, step);
+        sum += lane >= step ? left : 0;
+    }
+    *all = __shfl_sync(0xffffffffu, sum, 31);
+    const count64 ahead = __shfl_sync(0xffffffffu, sum, warp ? warp - 1 : 0);
+    return warp ? v + ahead : v;
+}
+
+/* A share of a sum, rounded up; never nothing and never more than all. */
+__device__ __forceinline__ count64 share_of(double share, count64 all)
+{
+    const double s = ceil(share * (double)all);
+    return s < 1.0 ? 1 : min((count64)s, all);
+}
+
+/* Exceeding u times a whole sum is reaching the next whole number. */
+__device__ __forceinline__ count64 by_id(double u, count64 all)
+{
+    return min((count64)floor(u * (double)all) + 1, all);
+}
+
+#define NEVER (~(count64)0)
+
+/* The first i in [0, n) whose inclusive sum of amount(i) reaches `wanted`, n if none does; *sum: of
+   all. Threads take contiguous stretches; a scan over their sums leads to the one that crosses. */
+template <typename Amount>
+__device__ int64_t first_reaching(choice_room &r, int64_t n, count64 wanted, Amount amount, count64 *sum)
+{
+    const int64_t each = (n + CHOOSE_THREADS - 1) / CHOOSE_THREADS, begin = min(each * threadIdx.x, n), end = min(begin + each, n);
+    count64 mine = 0;
+    for (int64_t i = begin; i < end; i++)
+        mine += amount(i);
+    if (threadIdx.x == 0)
+        r.found = -1;
+    const count64 upto = block_scan(mine, r.parts, sum);
+    if (upto >= wanted && upto - mine < wanted) {
+        count64 s = upto - mine;
+        for (int64_t i = begin; i < end; i++) {
+            s += amount(i);
+            if (s >= wanted) {
+                r.found = (int)i;
+                break;
+            }
+        }
+    }
+    __syncthreads();
+    const int found = r.found;
+    __syncthreads();
+    return found < 0 ? n : found;
+}
+
+/* A row's candidates. */
+struct candidates {
+    const sample_args &a;
+    int64_t row;
+    float top;
+
+    __device__ entry at(int64_t id) const
+    {
+        const float s = score_of(a, penalised(a, row, id), top);
+        return {s > -INFINITY ? key_of(s) : 0u, (int)id};
+    }
 };
 
 /* Sorts list[0 .. n), n a power of two, best first (bitonic). */
@@ -223,84 +307,133 @@ __device__ void sort_list(entry *list, int n)
     __syncthreads();
 }
 
-#define NEVER (~(count64)0)
-
-/* A share of a sum, rounded up; never nothing and never more than all. */
-__device__ __forceinline__ count64 share_of(double share, count64 all)
+/* Gathers and sorts bins low .. high. False if they hold too many. */
+__device__ bool gather(choice_room &r, const candidates &c, int low, int high)
 {
-    const double s = ceil(share * (double)all);
-    return s < 1.0 ? 1 : min((count64)s, all);
-}
-
-/* Exceeding u times a whole sum is reaching the next whole number. */
-__device__ __forceinline__ count64 by_id(double u, count64 all)
-{
-    return min((count64)floor(u * (double)all) + 1, all);
-}
-
-/* The first i in [0, n) whose inclusive sum of amount(i) reaches `wanted`, n if none does; *sum: of
-   all. Threads take contiguous stretches; a scan over their sums leads to the one that crosses. */
-template <typename Amount>
-__device__ int64_t first_reaching(choice_room &r, int64_t n, count64 wanted, Amount amount, count64 *sum)
-{
-    const int tid = (int)threadIdx.x;
-    const int64_t each = (n + CHOOSE_THREADS - 1) / CHOOSE_THREADS, begin = min(each * tid, n), end = min(begin + each, n);
-    count64 mine = 0;
-    for (int64_t i = begin; i < end; i++)
-        mine += amount(i);
+    const unsigned n = r.upto_count[high] - (low ? r.upto_count[low - 1] : 0);
+    if (n > LIST)
+        return false;
     __syncthreads();
-    r.running[tid] = mine;
-    for (int step = 1; step < CHOOSE_THREADS; step *= 2) {
-        __syncthreads();
-        const count64 left = tid >= step ? r.running[tid - step] : 0;
-        __syncthreads();
-        r.running[tid] += left;
+    if (threadIdx.x == 0) {
+        r.listed = 0;
+        r.low = low;
+        r.high = high;
     }
-    if (tid == 0)
-        r.found = INT32_MAX;
     __syncthreads();
-    const count64 upto = r.running[tid];
-    *sum = r.running[CHOOSE_THREADS - 1];
-    if (upto >= wanted && !(tid > 0 && r.running[tid - 1] >= wanted)) {
-        count64 s = upto - mine;
-        int64_t i = begin;
-        for (; i < end; i++) {
-            s += amount(i);
-            if (s >= wanted)
-                break;
-        }
-        if (i < end)
-            r.found = (int)i;
+#pragma unroll 8
+    for (int64_t id = threadIdx.x; id < c.a.vocab; id += CHOOSE_THREADS) {
+        const float score = score_of(c.a, penalised(c.a, c.row, id), c.top);
+        if (!(score > -INFINITY))
+            continue;
+        const int bin = bin_of(score);
+        if (bin >= low && bin <= high)
+            r.list[atomicAdd(&r.listed, 1u)] = {key_of(score), (int)id};
+    }
+    unsigned room = 2;
+    while (room < n)
+        room *= 2;
+    for (unsigned i = n + threadIdx.x; i < room; i += CHOOSE_THREADS)
+        r.list[i] = {0u, INT32_MAX};
+    sort_list(r.list, (int)room);
+    return true;
+}
+
+/* Makes the list hold `bin`. */
+__device__ bool cover(choice_room &r, const candidates &c, int bin)
+{
+    return (bin >= r.low && bin <= r.high) || gather(r, c, bin, bin);
+}
+
+/* The first bin that reaches `wanted` of weight, or of candidates. */
+__device__ int first_bin(choice_room &r, count64 wanted, bool weight)
+{
+    if (threadIdx.x == 0)
+        r.found = BINS - 1;
+    __syncthreads();
+    for (int bin = (int)threadIdx.x; bin < BINS; bin += CHOOSE_THREADS) {
+        const count64 upto = weight ? r.upto_weight[bin] : r.upto_count[bin];
+        const count64 ahead = !bin ? 0 : weight ? r.upto_weight[bin - 1] : r.upto_count[bin - 1];
+        if (upto >= wanted && ahead < wanted)
+            r.found = bin;
     }
     __syncthreads();
     const int found = r.found;
     __syncthreads();
-    return found == INT32_MAX ? n : found;
+    return found;
 }
 
-/* Amounts over the whole row. */
-struct whole_row {
-    const sample_args &a;
-    int64_t row;
-    float top;
-    __device__ entry at(int64_t id) const
-    {
-        const float s = score_of(a, penalised(a, row, id), top);
-        return {s > -INFINITY ? key_of(s) : 0u, (int)id};
+__device__ void sum_bins(choice_room &r, const row_state &state)
+{
+    enum { EACH = BINS / CHOOSE_THREADS };
+    count64 weight[EACH], count[EACH], all;
+    for (int i = 0; i < EACH; i++) {
+        weight[i] = (i ? weight[i - 1] : 0) + state.bin_weight[threadIdx.x * EACH + i];
+        count[i] = (i ? count[i - 1] : 0) + state.bin_count[threadIdx.x * EACH + i];
     }
-};
+    const count64 weight_ahead = block_scan(weight[EACH - 1], r.parts, &all) - weight[EACH - 1];
+    const count64 count_ahead = block_scan(count[EACH - 1], r.parts, &all) - count[EACH - 1];
+    for (int i = 0; i < EACH; i++) {
+        r.upto_weight[threadIdx.x * EACH + i] = weight_ahead + weight[i];
+        r.upto_count[threadIdx.x * EACH + i] = (unsigned)(count_ahead + count[i]);
+    }
+    __syncthreads();
+}
+
+/* The draw in order; -1 if a bin that matters is too full to sort. */
+__device__ int choose_by_bins(const sample_args &a, choice_room &r, const candidates &c, bool by_k, count64 total)
+{
+    const auto weight = [&](int64_t i) { return weight_of(a, value_of(r.list[i].key)); };
+    const auto likely = [&](int64_t i) {
+        const float score = value_of(r.list[i].key);
+        return reaches_min_p(a, score) ? weight_of(a, score) : (count64)0;
+    };
+    sum_bins(r, a.states[c.row]);
+    int last = by_k ? first_bin(r, (count64)a.top_k, false) : first_bin(r, share_of((double)a.top_p, total), true);
+    if (!gather(r, c, 0, last) && !gather(r, c, last, last))
+        return -1;
+    const auto ahead_weight = [&] { return r.low ? r.upto_weight[r.low - 1] : (count64)0; };
+    const auto ahead_count = [&] { return r.low ? r.upto_count[r.low - 1] : 0u; };
+    const auto listed = [&] { return (int64_t)(r.upto_count[r.high] - ahead_count()); };
+    count64 kept = total, sum;
+    if (by_k) {
+        first_reaching(r, a.top_k - (int64_t)ahead_count(), NEVER, weight, &sum);
+        kept = ahead_weight() + sum;
+    }
+    if (a.top_p != 1.0f) {
+        const count64 wanted = share_of((double)a.top_p, kept);
+        last = first_bin(r, wanted, true);
+        if (!cover(r, c, last))
+            return -1;
+        const int64_t i = min(first_reaching(r, listed(), wanted - ahead_weight(), weight, &sum), listed() - 1);
+        first_reaching(r, i + 1, NEVER, weight, &sum);
+        kept = ahead_weight() + sum;
+    }
+    if (a.min_p > 0.0f) {
+        const int bin = bin_of((float)log((double)a.min_p));
+        if (bin <= last) {
+            if (!cover(r, c, bin))
+                return -1;
+            first_reaching(r, listed(), NEVER, likely, &sum);
+            kept = min(kept, ahead_weight() + sum);
+        }
+    }
+    const count64 wanted = share_of(1.0 - a.uniform[c.row], kept);
+    if (!cover(r, c, first_bin(r, wanted, true)))
+        return -1;
+    return r.list[min(first_reaching(r, listed(), wanted - ahead_weight(), weight, &sum), listed() - 1)].id;
+}
 
 /* The first entry in order whose inclusive sum of amounts reaches `wanted`, by bisection of its key
    over the whole row: the largest key whose entries and all better reach it, then the id among
-   equals. amount(key): what an entry of that key adds. */
+   equals. amount(entry): what an entry adds. */
 template <typename Amount>
-__device__ entry search_row(choice_room &r, const whole_row &w, count64 wanted, Amount amount)
+__device__ entry search_row(choice_room &r, const candidates &c, count64 wanted, Amount amount)
 {
     unsigned key = 0;
     for (unsigned bit = 0x80000000u; bit; bit >>= 1) {
         count64 mine = 0;
-        for (int64_t id = threadIdx.x; id < w.a.vocab; id += CHOOSE_THREADS) {
-            const entry e = w.at(id);
+        for (int64_t id = threadIdx.x; id < c.a.vocab; id += CHOOSE_THREADS) {
+            const entry e = c.at(id);
             if (e.key && e.key >= (key | bit))
                 mine += amount(e);
         }
@@ -308,126 +441,105 @@ __device__ entry search_row(choice_room &r, const whole_row &w, count64 wanted, 
             key |= bit;
     }
     count64 better = 0;
-    for (int64_t id = threadIdx.x; id < w.a.vocab; id += CHOOSE_THREADS) {
-        const entry e = w.at(id);
+    for (int64_t id = threadIdx.x; id < c.a.vocab; id += CHOOSE_THREADS) {
+        const entry e = c.at(id);
         if (e.key > key)
             better += amount(e);
     }
     better = block_sum<count64>(better, r.parts);
     count64 sum;
     const auto equals = [&](int64_t i) {
-        const entry e = w.at(i);
+        const entry e = c.at(i);
         return e.key == key && key ? amount(e) : (count64)0;
     };
-    const int64_t id = first_reaching(r, w.a.vocab, wanted - better, equals, &sum);
-    return {key, (int)id};
+    const int64_t id = first_reaching(r, c.a.vocab, wanted - better, equals, &sum);
+    return {key, (int)min(id, c.a.vocab - 1)};
 }
 
-/* The draw in order, where the list is too short. */
-__device__ int choose_from_row(const sample_args &a, choice_room &r, const whole_row &w, bool by_k, count64 total)
+template <typename Amount> __device__ count64 sum_row(choice_room &r, const candidates &c, Amount amount)
+{
+    count64 mine = 0;
+    for (int64_t id = threadIdx.x; id < c.a.vocab; id += CHOOSE_THREADS) {
+        const entry e = c.at(id);
+        if (e.key)
+            mine += amount(e);
+    }
+    return block_sum<count64>(mine, r.parts);
+}
+
+/* The draw in order where thousands of candidates are all but equal: slow, and needs no room. */
+__device__ int choose_by_search(const sample_args &a, choice_room &r, const candidates &c, bool by_k, count64 total)
 {
     entry last = {1, INT32_MAX}; /* the last one kept: all candidates */
-    const auto weight = [&](entry e) { return weight_of(a, value_of(e.key), false); };
-    const auto kept_weight = [&](entry e) { return before(last, e) ? 0 : weight_of(a, value_of(e.key), false); };
-    const auto drawn_weight = [&](entry e) { return before(last, e) ? 0 : weight_of(a, value_of(e.key), true); };
+    const auto kept = [&](entry e) { return before(last, e) ? 0 : weight_of(a, value_of(e.key)); };
+    const auto drawn = [&](entry e) {
+        return before(last, e) || !reaches_min_p(a, value_of(e.key)) ? 0 : weight_of(a, value_of(e.key));
+    };
     if (by_k) {
-        last = search_row(r, w, (count64)a.top_k, [](entry) { return (count64)1; });
-        count64 mine = 0;
-        for (int64_t id = threadIdx.x; id < a.vocab; id += CHOOSE_THREADS) {
-            const entry e = w.at(id);
-            if (e.key)
-                mine += kept_weight(e);
-        }
-        total = block_sum<count64>(mine, r.parts);
-        last = search_row(r, w, share_of((double)a.top_p, total), kept_weight);
-    } else {
-        last = search_row(r, w, share_of((double)a.top_p, total), weight);
+        last = search_row(r, c, (count64)a.top_k, [](entry) { return (count64)1; });
+        total = sum_row(r, c, kept);
     }
-    count64 mine = 0;
-    for (int64_t id = threadIdx.x; id < a.vocab; id += CHOOSE_THREADS) {
-        const entry e = w.at(id);
-        if (e.key)
-            mine += drawn_weight(e);
-    }
-    total = block_sum<count64>(mine, r.parts);
-    return search_row(r, w, share_of(1.0 - a.uniform[w.row], total), drawn_weight).id;
+    if (a.top_p != 1.0f)
+        last = search_row(r, c, share_of((double)a.top_p, total), kept);
+    return search_row(r, c, share_of(1.0 - a.uniform[c.row], sum_row(r, c, drawn)), drawn).id;
 }
 
-__device__ int choose_from_list(const sample_args &a, choice_room &r, int64_t row, int64_t kept)
+/* The draw among all: by id, first the slice, then within it. */
+__device__ int choose_by_id(const sample_args &a, choice_room &r, const candidates &c, count64 total)
 {
-    count64 total;
-    const auto weight = [&](int64_t i) { return weight_of(a, value_of(r.list[i].key), true); };
-    first_reaching(r, kept, NEVER, weight, &total);
-    const int64_t i = first_reaching(r, kept, share_of(1.0 - a.uniform[row], total), weight, &total);
-    return r.list[min(i, kept - 1)].id;
+    const auto weight = [&](int64_t id) {
+        const entry e = c.at(id);
+        return e.key && reaches_min_p(a, value_of(e.key)) ? weight_of(a, value_of(e.key)) : (count64)0;
+    };
+    const row_state &state = a.states[c.row];
+    const double u = a.uniform[c.row];
+    count64 sum;
+    if (a.top_k > 0) { /* more than there are; slices were weighed without min_p */
+        first_reaching(r, a.vocab, NEVER, weight, &sum);
+        return (int)min(first_reaching(r, a.vocab, by_id(u, sum), weight, &sum), a.vocab - 1);
+    }
+    const count64 wanted = by_id(u, total);
+    const auto of_slice = [&](int64_t i) { return state.weight[i]; };
+    const int64_t slice = min(first_reaching(r, SLICES, wanted, of_slice, &sum), (int64_t)SLICES - 1);
+    const count64 ahead = block_sum<count64>(threadIdx.x < slice ? state.weight[threadIdx.x] : 0, r.parts);
+    const int64_t begin = slice * a.slice, end = min(begin + a.slice, a.vocab);
+    const auto within = [&](int64_t i) { return weight(begin + i); };
+    return (int)min(begin + first_reaching(r, end - begin, wanted - ahead, within, &sum), a.vocab - 1);
+}
+
+/* The lowest id whose key is `best`. */
+__device__ int find_largest(const sample_args &a, choice_room &r, int64_t row, unsigned best)
+{
+    const int tid = (int)threadIdx.x;
+    const bool here = tid < SLICES && a.states[row].key[tid] == best;
+    const int64_t begin = (SLICES - (int64_t)block_max(here ? (unsigned)(SLICES - tid) : 0, r.part)) * a.slice;
+    const int64_t end = min(begin + a.slice, a.vocab);
+    unsigned from_end = 0;
+#pragma unroll 4
+    for (int64_t id = begin + tid; id < end; id += CHOOSE_THREADS)
+        if (key_of(penalised(a, row, id)) == best)
+            from_end = max(from_end, (unsigned)(end - id));
+    return (int)(end - block_max(from_end, r.part));
 }
 
 __device__ int choose_token(const sample_args &a, choice_room &r, int64_t row)
 {
     const int tid = (int)threadIdx.x;
-    unsigned best = 0;
-    for (int group = tid; group < a.n_groups; group += CHOOSE_THREADS)
-        best = max(best, a.group_keys[row * a.n_groups + group]);
-    best = block_max(best, r.part);
-    if (best == 0)
-        return 0; /* all NaN */
-    const float top = value_of(best);
-    if (a.temperature == 0.0f || isinf(top)) { /* the lowest id that is as large */
-        unsigned low = 0;
-        for (int group = tid; group < a.n_groups; group += CHOOSE_THREADS)
-            if (a.group_keys[row * a.n_groups + group] == best)
-                low = max(low, (unsigned)(a.n_groups - group));
-        const int64_t begin = (int64_t)(a.n_groups - (int)block_max(low, r.part)) * a.group;
-        low = 0;
-        for (int i = tid; i < a.group; i += CHOOSE_THREADS)
-            if (begin + i < a.vocab && key_of(penalised(a, row, begin + i)) == best)
-                low = max(low, (unsigned)(a.group - i));
-        return (int)begin + a.group - (int)block_max(low, r.part);
-    }
     const row_state &state = a.states[row];
+    const unsigned best = row_key(state);
+    if (best == 0)
+        return 0; /* all NaN: any token is as wrong as another */
+    const float top = value_of(best);
+    if (a.temperature == 0.0f || isinf(top))
+        return find_largest(a, r, row, best);
     const count64 total = block_sum<count64>(tid < SLICES ? state.weight[tid] : 0, r.parts);
     const int64_t n = block_sum<unsigned>(tid < SLICES ? state.candidates[tid] : 0, r.part);
-    const whole_row w = {a, row, top};
-    if (a.top_p == 1.0f && (a.top_k == 0 || a.top_k >= n)) { /* by id: the slice, then within it */
-        const bool weighed = a.top_k == 0; /* else weights were summed without min_p */
-        const double u = a.uniform[row];
-        count64 sum = total;
-        const auto weight = [&](int64_t id) {
-            const entry e = w.at(id);
-            return e.key ? weight_of(a, value_of(e.key), true) : (count64)0;
-        };
-        if (!weighed) {
-            first_reaching(r, a.vocab, NEVER, weight, &sum);
-            return (int)min(first_reaching(r, a.vocab, by_id(u, sum), weight, &sum), a.vocab - 1);
-        }
-        const count64 wanted = by_id(u, sum);
-        const auto of_slice = [&](int64_t i) { return state.weight[i]; };
-        const int64_t slice = min(first_reaching(r, SLICES, wanted, of_slice, &sum), (int64_t)SLICES - 1);
-        const count64 ahead = block_sum<count64>(tid < slice ? state.weight[tid] : 0, r.parts);
-        const int64_t begin = slice * a.slice * a.group, end = min(begin + (int64_t)a.slice * a.group, a.vocab);
-        const auto within = [&](int64_t k) { return weight(begin + k); };
-        const int64_t i = first_reaching(r, end - begin, wanted - ahead, within, &sum);
-        return (int)min(begin + i, a.vocab - 1);
-    }
+    const candidates c = {a, row, top};
     const bool by_k = a.top_k > 0 && a.top_k < n;
-    const int listed = (int)min(state.listed, (unsigned)LIST + 1);
-    if (listed > LIST || (by_k && listed < a.top_k))
-        return choose_from_row(a, r, w, by_k, total);
-    int room = 2;
-    while (room < listed)
-        room *= 2;
-    for (int i = tid; i < room; i += CHOOSE_THREADS)
-        r.list[i] = i < listed ? a.lists[row * LIST + i] : entry{0, INT32_MAX};
-    sort_list(r.list, room);
-    const int64_t limit = by_k ? a.top_k : listed;
-    count64 sum;
-    const auto weight = [&](int64_t i) { return weight_of(a, value_of(r.list[i].key), false); };
-    first_reaching(r, limit, NEVER, weight, &sum);
-    const count64 wanted = share_of((double)a.top_p, by_k ? sum : total);
-    const int64_t last = first_reaching(r, limit, wanted, weight, &sum);
-    if (last == limit && !by_k && listed < n)
-        return choose_from_row(a, r, w, by_k, total);
-    return choose_from_list(a, r, row, min(last + 1, limit));
+    if (a.top_p == 1.0f && !by_k)
+        return choose_by_id(a, r, c, total);
+    const int id = choose_by_bins(a, r, c, by_k, total);
+    return id >= 0 ? id : choose_by_search(a, r, c, by_k, total);
 }
 
 __global__ void __launch_bounds__(CHOOSE_THREADS) sample_choose(const __grid_constant__ sample_args a)
@@ -443,26 +555,12 @@ __global__ void __launch_bounds__(CHOOSE_THREADS) sample_choose(const __grid_con
         a.seen[row * ((a.vocab + 31) / 32) + id / 32] |= 1u << (id % 32);
 }
 
-/* How a vocabulary is cut. */
-void cut(int64_t vocab, sample_args *a)
-{
-    a->group = 64;
-    while ((vocab + a->group - 1) / a->group > MOST_GROUPS)
-        a->group *= 2;
-    a->n_groups = (int)((vocab + a->group - 1) / a->group);
-    a->slice = (a->n_groups + SLICES - 1) / SLICES;
-}
-
-size_t rounded(size_t bytes) { return (bytes + 255) / 256 * 256; }
-
 } // namespace
 
 size_t lu_cuda_sample_scratch(int64_t n, int64_t vocab)
 {
-    sample_args a;
-    cut(vocab, &a);
-    return rounded((size_t)n * sizeof(row_state)) + rounded((size_t)n * LIST * sizeof(entry)) +
-           rounded((size_t)n * (size_t)a.n_groups * sizeof(unsigned));
+    (void)vocab;
+    return (size_t)n * sizeof(row_state);
 }
 
 int lu_cuda_sample(const lu_cuda_sample_args *e)
@@ -472,8 +570,8 @@ int lu_cuda_sample(const lu_cuda_sample_args *e)
     if (e->n == 0)
         return 0;
     sample_args a = {};
-    cut(e->vocab, &a);
     a.vocab = e->vocab;
+    a.slice = (e->vocab + SLICES - 1) / SLICES;
     a.logits = e->logits;
     a.seen = e->seen;
     a.temperature = e->temperature;
@@ -487,8 +585,6 @@ int lu_cuda_sample(const lu_cuda_sample_args *e)
     a.uniform = e->uniform;
     a.ids = e->ids;
     a.states = (row_state *)e->scratch;
-    a.lists = (entry *)((char *)e->scratch + rounded((size_t)e->n * sizeof(row_state)));
-    a.group_keys = (unsigned *)((char *)a.lists + rounded((size_t)e->n * LIST * sizeof(entry)));
     const lu_launch_shape slices = {dim3(SLICES, (unsigned)e->n), SLICE_THREADS, 0, e->stream};
     const lu_launch_shape rows = {dim3((unsigned)e->n), CHOOSE_THREADS, sizeof(choice_room), e->stream};
     int status = lu_launch(sample_scan, slices, a);
