@@ -17,6 +17,7 @@
 #include "calib/out_folder.h"
 #include "calib/pipeline.h"
 #include "calib/quantize_plan.h"
+#include "calib/recipe_parts.h"
 #include "calib/shard_writer.h"
 #include "calib/side_files.h"
 
@@ -80,6 +81,30 @@ static lutra_status check_input(const lutra_checkpoint *c, lutra_err *err)
     return lu_fail(err, LUTRA_E_UNSUPPORTED,
                    "%s: is quantized already (%.60s), start from the original model", path,
                    method ? method : "unnamed method");
+}
+
+/* Asks every pass whether it can work with the formats of the modules that it covers. */
+static lutra_status check_passes(const lu_plan *p, const lutra_recipe *r, lutra_err *err)
+{
+    char module[1024];
+    for (int64_t i = 0; r && i < p->n_tensors; i++) {
+        const lu_plan_tensor *t = &p->tensors[i];
+        if (!t->scheme)
+            continue;
+        lu_plan_module(t, module, sizeof module);
+        const int64_t layer = lu_module_layer(module);
+        for (int n = 0; layer >= 0 && n < r->n_passes; n++) {
+            const lu_recipe_pass *rp = &r->passes[n];
+            const bool round = rp->pass->method.kind == LUTRA_METHOD_ROUND;
+            if (!rp->pass->check || !lu_recipe_covers(rp, module, layer) ||
+                (round && rp != lu_recipe_rounds(r, module, layer)))
+                continue;
+            const lutra_status status = rp->pass->check(rp->settings, &t->scheme->format, err);
+            if (status != LUTRA_OK)
+                return lu_fail_prefix(err, status, "%s for %s", rp->pass->method.name, module);
+        }
+    }
+    return LUTRA_OK;
 }
 
 /* ---- what decides the output ---------------------------------------------------------------- */
@@ -315,6 +340,8 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
         status = check_input(c, err);
     if (status == LUTRA_OK)
         status = lu_plan_make(c, &o, &plan, err);
+    if (status == LUTRA_OK)
+        status = check_passes(&plan, o.recipe, err);
     if (status == LUTRA_OK) {
         fill_report(&plan, &r);
         if (plan.n_routers > 0)

@@ -160,6 +160,12 @@ static void die_at(void *user, const lutra_progress *e)
         raise(SIGKILL);
 }
 
+/* Batches only: what the threads that copy tensors report is a race. */
+static void count_event(void *user, const lutra_progress *e)
+{
+    *(int *)user += strcmp(e->stage, "calibrate") == 0;
+}
+
 /* A child that kills itself at the n-th report of progress. True if it was through before. */
 static bool run_killed(place *p, const char *name, int n)
 {
@@ -301,6 +307,46 @@ static void gptq_keeps_outputs_better_than_rounding(void **state)
         }
 }
 
+/* Whatever is in the list works on each kind of block, alone or before GPTQ, and resumes. */
+static void every_method_works_on_every_kind_of_block(void **state)
+{
+    static const char *const kinds[] = {"qwen2", "gemma2", "mixtral"};
+    (void)state;
+    for (int m = 0; lutra_method_at(m); m++)
+        for (size_t f = 0; f < 3; f++) {
+            const lutra_method *method = lutra_method_at(m);
+            const bool rounds = method->kind == LUTRA_METHOD_ROUND;
+            char recipe[200];
+            place p;
+            lutra_err err = {0};
+            lutra_model *model;
+            snprintf(recipe, sizeof recipe, "passes: [{method: %s}%s]\n", method->name,
+                     rounds ? "" : ", {method: gptq, min_rows: 20}");
+            enter(&p, kinds[f], recipe);
+            p.c.n_samples = 8;
+            if (strcmp(method->name, "llmint8") == 0)
+                must(lutra_format_parse("int8:channel", &p.o.format, &err), &err);
+            lutra_status status = quantize(&p, "whole", NULL, &err);
+            if (status != LUTRA_OK)
+                fail_msg("%s on %s: %s", method->name, kinds[f], err.msg);
+            lutra_ctx *ctx = open_ctx(1);
+            must(lutra_model_open(ctx, out_of(&p, "whole"), NULL, &model, &err), &err);
+            lutra_model_close(model);
+            lutra_close(ctx);
+            /* killed in the last block */
+            int events = 0;
+            p.options.progress = count_event;
+            p.options.user = &events;
+            p.options.log = NULL;
+            must_quantize(&p, "counted");
+            p.options.progress = NULL;
+            assert_false(run_killed(&p, "out", events));
+            must_quantize(&p, "out");
+            must_be_same(&p, "whole", "out");
+            leave(&p);
+        }
+}
+
 static void experts_without_tokens_are_rounded_with_a_warning(void **state)
 {
     (void)state;
@@ -367,6 +413,7 @@ int main(void)
         cmocka_unit_test(another_request_does_not_resume),
         cmocka_unit_test(targets_are_met_and_others_left),
         cmocka_unit_test(gptq_keeps_outputs_better_than_rounding),
+        cmocka_unit_test(every_method_works_on_every_kind_of_block),
         cmocka_unit_test(experts_without_tokens_are_rounded_with_a_warning),
         cmocka_unit_test(what_cannot_work_is_refused_and_said),
     };
