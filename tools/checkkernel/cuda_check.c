@@ -85,8 +85,14 @@ static void *place(cc *t, const void *host, size_t bytes, bool constant)
     return b->data;
 }
 
-const void *cc_input(cc *t, const void *host, size_t bytes) { return host ? place(t, host, bytes, true) : NULL; }
-void *cc_fresh(cc *t, const void *host, size_t bytes) { return host ? place(t, host, bytes, false) : NULL; }
+const void *cc_input(cc *t, const void *host, size_t bytes)
+{
+    return host ? place(t, host, bytes, true) : NULL;
+}
+void *cc_fresh(cc *t, const void *host, size_t bytes)
+{
+    return host ? place(t, host, bytes, false) : NULL;
+}
 void *cc_output(cc *t, size_t bytes) { return place(t, NULL, bytes, false); }
 
 void cc_fetch(cc *t, const void *device, void *host, size_t bytes)
@@ -102,7 +108,8 @@ void cc_fetch(cc *t, const void *device, void *host, size_t bytes)
 void cc_status(cc *t, int status)
 {
     if (status)
-        cc_fail(t, "status %d (%s)", status, status < 1000 ? cudaGetErrorString((cudaError_t)status) : "shape");
+        cc_fail(t, "status %d (%s)", status,
+                status < 1000 ? cudaGetErrorString((cudaError_t)status) : "shape");
 }
 
 void cc_end(cc *t)
@@ -114,7 +121,8 @@ void cc_end(cc *t)
             cc_fetch(t, side ? b->map + GUARD + b->bytes : b->map, guard, GUARD);
             for (int k = 0; k < GUARD; k++)
                 if (guard[k] != PATTERN) {
-                    cc_fail(t, "buffer %d written %s, %d bytes off", i, side ? "behind" : "ahead", side ? k : GUARD - k);
+                    cc_fail(t, "buffer %d written %s, %d bytes off", i, side ? "behind" : "ahead",
+                            side ? k : GUARD - k);
                     break;
                 }
         }
@@ -128,8 +136,14 @@ void cc_end(cc *t)
     }
 }
 
-double cc_uniform(cc *t, double lo, double hi) { return lo + (hi - lo) * lu_random_unit(&t->random); }
-int64_t cc_pick(cc *t, int64_t lo, int64_t hi) { return lo + (int64_t)(lu_random_next(&t->random) % (uint64_t)(hi - lo + 1)); }
+double cc_uniform(cc *t, double lo, double hi)
+{
+    return lo + (hi - lo) * lu_random_unit(&t->random);
+}
+int64_t cc_pick(cc *t, int64_t lo, int64_t hi)
+{
+    return lo + (int64_t)(lu_random_next(&t->random) % (uint64_t)(hi - lo + 1));
+}
 
 float cc_act_value(uint16_t v, int bf16) { return bf16 ? lu_bf16_to_f32(v) : lu_f16_to_f32(v); }
 uint16_t cc_to_act(float v, int bf16) { return bf16 ? lu_f32_to_bf16(v) : lu_f32_to_f16(v); }
@@ -156,7 +170,8 @@ float *cc_random_float(cc *t, int64_t n, double lo, double hi)
 }
 
 /* The first element that is wrong, -1 if none; *error: of the whole. */
-static int64_t first_wrong(const float *out, const double *ref, int64_t n, double each, double *error)
+static int64_t first_wrong(const float *out, const double *ref, int64_t n, double each,
+                           double *error)
 {
     double squares = 0.0, wrong = 0.0;
     for (int64_t i = 0; i < n; i++)
@@ -173,20 +188,22 @@ static int64_t first_wrong(const float *out, const double *ref, int64_t n, doubl
     return at;
 }
 
-void cc_compare(cc *t, const char *what, const float *out, const double *ref, int64_t n, double whole, double each)
+void cc_compare(cc *t, const char *what, const float *out, const double *ref, int64_t n,
+                double whole, double each)
 {
     double error;
     const int64_t at = first_wrong(out, ref, n, each, &error);
     if (!t->planting && !(error <= t->worst))
         t->worst = error;
     if (at >= 0)
-        cc_fail(t, "%s: error %.3g, first wrong %lld of %lld: %.7g for %.7g", what, error, (long long)at, (long long)n,
-                (double)out[at], ref[at]);
+        cc_fail(t, "%s: error %.3g, first wrong %lld of %lld: %.7g for %.7g", what, error,
+                (long long)at, (long long)n, (double)out[at], ref[at]);
     else if (!(error <= whole))
         cc_fail(t, "%s: error %.3g above %.3g", what, error, whole);
 }
 
-void cc_compare_act(cc *t, const char *what, const void *device, const double *ref, int64_t n, int bf16)
+void cc_compare_act(cc *t, const char *what, const void *device, const double *ref, int64_t n,
+                    int bf16)
 {
     uint16_t *bits = cc_host((size_t)n * 2);
     float *out = cc_host((size_t)n * 4);

@@ -1,6 +1,6 @@
-/* cuda_check.h - checks of the GPU operations (kern/cuda/cuda_ops.h): operands on the device between
-   guards, inputs, comparison with float64, planted faults. One child process per operation, so that a
-   trap is one failed line. Needs cudart and plain C parts of the library only. */
+/* cuda_check.h - checks of the GPU operations (kern/cuda/cuda_ops.h): operands on the device
+   between guards, inputs, comparison with float64, planted faults. One child process per operation,
+   so that a trap is one failed line. Needs cudart and plain C parts of the library only. */
 #ifndef CUDA_CHECK_H
 #define CUDA_CHECK_H
 
@@ -11,10 +11,10 @@
 #include "engine/random.h"
 
 typedef struct cc_buffer {
-    uint8_t *map;  /* device: guard, data, guard */
-    void *data;    /* device, 256-byte aligned plus `skew` */
+    uint8_t *map; /* device: guard, data, guard */
+    void *data;   /* device, 256-byte aligned plus `skew` */
     size_t bytes;
-    void *copy;    /* host: what an input must still hold; NULL for an output */
+    void *copy; /* host: what an input must still hold; NULL for an output */
 } cc_buffer;
 
 enum { CC_MOST_BUFFERS = 24 };
@@ -23,8 +23,8 @@ typedef struct cc {
     lu_random random;
     cc_buffer buffers[CC_MOST_BUFFERS];
     int n_buffers, n_cases, n_failed, n_planted, n_missed;
-    double worst; /* largest relative error, ||out - ref|| / ||ref|| */
-    char at[200]; /* the case being checked */
+    double worst;  /* largest relative error, ||out - ref|| / ||ref|| */
+    char at[200];  /* the case being checked */
     bool planting; /* a wrong argument was given: a difference is what is wanted */
     bool differed;
 } cc;
@@ -58,9 +58,11 @@ uint16_t cc_to_act(float v, int bf16);
 
 /* out against ref: as a whole ||out - ref|| <= whole * ||ref||, each |out - ref| <= each * (|ref| +
    rms of ref). Then one element is changed by more than that and must be noticed. */
-void cc_compare(cc *t, const char *what, const float *out, const double *ref, int64_t n, double whole, double each);
+void cc_compare(cc *t, const char *what, const float *out, const double *ref, int64_t n,
+                double whole, double each);
 /* As above for act outputs on the device. */
-void cc_compare_act(cc *t, const char *what, const void *device, const double *ref, int64_t n, int bf16);
+void cc_compare_act(cc *t, const char *what, const void *device, const double *ref, int64_t n,
+                    int bf16);
 void cc_same_bits(cc *t, const char *what, const void *a, const void *b, size_t bytes);
 
 /* Between these a wrong argument is tried: some comparison must fail. */
@@ -71,7 +73,8 @@ typedef struct cc_op {
     const char *name;
     void (*check)(cc *t);
 } cc_op;
-extern const cc_op cc_row_ops[], cc_attend_ops[], cc_sample_ops[], cc_chain_ops[]; /* end with a NULL name */
+extern const cc_op cc_row_ops[], cc_attend_ops[], cc_sample_ops[],
+    cc_chain_ops[]; /* end with a NULL name */
 
 /* Times every operation and prints a table of figures. */
 int cc_time_ops(const char *only);

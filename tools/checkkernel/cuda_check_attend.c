@@ -6,8 +6,8 @@
 #include "cuda_check.h"
 #include "kern/cuda/cuda_ops.h"
 
-/* A cache of sequences in shuffled pages; what no sequence owns is NaN, and so is what lies behind a
-   sequence's end, so that reading it shows. */
+/* A cache of sequences in shuffled pages; what no sequence owns is NaN, and so is what lies behind
+   a sequence's end, so that reading it shows. */
 typedef struct {
     int64_t n_heads, kv_heads, head_dim, page_tokens, window;
     float softcap;
@@ -26,7 +26,8 @@ typedef struct {
 
 enum { LAYERS = 2, LAYER = 1 };
 
-static uint16_t *token_at(const world *w, int64_t sequence, int64_t token, int64_t kv_head, int value)
+static uint16_t *token_at(const world *w, int64_t sequence, int64_t token, int64_t kv_head,
+                          int value)
 {
     const shape *s = &w->s;
     const int64_t page = w->table[sequence * w->max_pages + token / s->page_tokens];
@@ -56,7 +57,8 @@ static world make_world(cc *t, const shape *s)
     for (int64_t q = 0; q < s->sequences; q++) {
         w.length[q] = q == 0 ? s->longest : cc_pick(t, 1, s->longest);
         for (int64_t p = 0; p < w.max_pages; p++) /* pages that are not needed yet have no number */
-            w.table[q * w.max_pages + p] = p * s->page_tokens < w.length[q] ? order[q * w.max_pages + p] : -1000000;
+            w.table[q * w.max_pages + p] =
+                p * s->page_tokens < w.length[q] ? order[q * w.max_pages + p] : -1000000;
         for (int64_t k = 0; k < w.length[q]; k++)
             for (int64_t h = 0; h < s->kv_heads; h++)
                 for (int value = 0; value < 2; value++) {
@@ -77,10 +79,12 @@ static void free_world(world *w)
 }
 
 /* out: n_heads * head_dim of one row */
-static void attend_row(const world *w, const uint16_t *q, int64_t sequence, int64_t position, float scale, double *out)
+static void attend_row(const world *w, const uint16_t *q, int64_t sequence, int64_t position,
+                       float scale, double *out)
 {
     const shape *s = &w->s;
-    const int64_t group = s->n_heads / s->kv_heads, start = s->window > 0 && position >= s->window ? position + 1 - s->window : 0;
+    const int64_t group = s->n_heads / s->kv_heads,
+                  start = s->window > 0 && position >= s->window ? position + 1 - s->window : 0;
     double *p = cc_host((size_t)(position + 1) * 8), query[256];
     for (int64_t h = 0; h < s->n_heads; h++) {
         double top = -INFINITY, total = 0.0, *o = out + h * s->head_dim;
@@ -110,26 +114,36 @@ static void attend_row(const world *w, const uint16_t *q, int64_t sequence, int6
 
 static void name_case(cc *t, const char *what, const shape *s, int64_t n)
 {
-    cc_case(t, "%s n %lld heads %lld/%lld head_dim %lld page %lld window %lld cap %g bf16 %d longest %lld", what, (long long)n,
-            (long long)s->n_heads, (long long)s->kv_heads, (long long)s->head_dim, (long long)s->page_tokens,
-            (long long)s->window, (double)s->softcap, s->bf16, (long long)s->longest);
+    cc_case(
+        t,
+        "%s n %lld heads %lld/%lld head_dim %lld page %lld window %lld cap %g bf16 %d longest %lld",
+        what, (long long)n, (long long)s->n_heads, (long long)s->kv_heads, (long long)s->head_dim,
+        (long long)s->page_tokens, (long long)s->window, (double)s->softcap, s->bf16,
+        (long long)s->longest);
 }
 
 static lu_cuda_kv device_kv(cc *t, const world *w)
 {
     const size_t bytes = (size_t)(LAYERS * 2 * w->half) * 2;
-    return (lu_cuda_kv){cc_fresh(t, w->cache, bytes), w->pages, w->s.page_tokens, w->s.kv_heads, w->s.head_dim,
-                        cc_input(t, w->table, (size_t)(w->s.sequences * w->max_pages) * 4), w->max_pages};
+    return (lu_cuda_kv){cc_fresh(t, w->cache, bytes),
+                        w->pages,
+                        w->s.page_tokens,
+                        w->s.kv_heads,
+                        w->s.head_dim,
+                        cc_input(t, w->table, (size_t)(w->s.sequences * w->max_pages) * 4),
+                        w->max_pages};
 }
 
 /* One row per sequence, at its last position; every fourth run one row is idle. */
 static void decode(cc *t, const shape *s, int64_t wrong_window)
 {
     name_case(t, "decode", s, s->sequences);
-    const int64_t n = s->sequences, hd = s->head_dim, ld = (s->n_heads + 2 * s->kv_heads) * hd, cols = s->n_heads * hd, half = hd / 2;
+    const int64_t n = s->sequences, hd = s->head_dim, ld = (s->n_heads + 2 * s->kv_heads) * hd,
+                  cols = s->n_heads * hd, half = hd / 2;
     world w = make_world(t, s);
     uint16_t *q = cc_random_act(t, n * ld, 1.0, s->bf16);
-    int32_t *sequence = cc_host((size_t)n * 4), *position = cc_host((size_t)n * 4), *alone = cc_host((size_t)n * 4);
+    int32_t *sequence = cc_host((size_t)n * 4), *position = cc_host((size_t)n * 4),
+            *alone = cc_host((size_t)n * 4);
     const float scale = (float)(1.5 / sqrt((double)hd));
     double *ref = cc_host((size_t)(n * cols) * 8);
     for (int64_t r = 0; r < n; r++) {
@@ -138,17 +152,28 @@ static void decode(cc *t, const shape *s, int64_t wrong_window)
         alone[r] = r == n / 2 ? position[r] : -1;
         attend_row(&w, q + r * ld, sequence[r], position[r], scale, ref + r * cols);
     }
-    const size_t out_bytes = (size_t)(n * cols) * 2, scratch = lu_cuda_attend_scratch(n, s->n_heads, hd, s->longest + 5000);
+    const size_t out_bytes = (size_t)(n * cols) * 2,
+                 scratch = lu_cuda_attend_scratch(n, s->n_heads, hd, s->longest + 5000);
     void *zeros = cc_host(scratch);
-    lu_cuda_attend_args a = {.rows = {n, cc_input(t, sequence, (size_t)n * 4), cc_input(t, position, (size_t)n * 4)},
-                             .q = cc_input(t, q, (size_t)(n * ld) * 2), .ld = ld, .n_heads = s->n_heads, .kv = device_kv(t, &w),
-                             .layer = LAYER, .window = wrong_window ? wrong_window : s->window, .scale = scale, .softcap = s->softcap,
-                             .out = cc_output(t, out_bytes), .bf16 = s->bf16, .max_position = s->longest,
-                             .scratch = cc_fresh(t, zeros, scratch)};
+    lu_cuda_attend_args a = {
+        .rows = {n, cc_input(t, sequence, (size_t)n * 4), cc_input(t, position, (size_t)n * 4)},
+        .q = cc_input(t, q, (size_t)(n * ld) * 2),
+        .ld = ld,
+        .n_heads = s->n_heads,
+        .kv = device_kv(t, &w),
+        .layer = LAYER,
+        .window = wrong_window ? wrong_window : s->window,
+        .scale = scale,
+        .softcap = s->softcap,
+        .out = cc_output(t, out_bytes),
+        .bf16 = s->bf16,
+        .max_position = s->longest,
+        .scratch = cc_fresh(t, zeros, scratch)};
     cc_status(t, lu_cuda_attend_decode(&a));
     cc_compare_act(t, "out", a.out, ref, n * cols, s->bf16);
     const uint16_t *first = a.out;
-    for (int repeat = 0; repeat < 3 && !wrong_window; repeat++) { /* other grids, the same scratch */
+    for (int repeat = 0; repeat < 3 && !wrong_window;
+         repeat++) { /* other grids, the same scratch */
         a.max_position = repeat == 1 ? s->longest + 5000 : s->longest;
         a.out = cc_output(t, out_bytes);
         cc_status(t, lu_cuda_attend_decode(&a));
@@ -163,22 +188,32 @@ static void decode(cc *t, const shape *s, int64_t wrong_window)
         a.rows.position = cc_input(t, position, (size_t)n * 4);
     }
     if (!wrong_window) { /* rotation in two launches and in one */
-        float *c = cc_random_float(t, s->longest * half, -1, 1), *sn = cc_random_float(t, s->longest * half, -1, 1);
-        const float *d_c = cc_input(t, c, (size_t)(s->longest * half) * 4), *d_s = cc_input(t, sn, (size_t)(s->longest * half) * 4);
+        float *c = cc_random_float(t, s->longest * half, -1, 1),
+              *sn = cc_random_float(t, s->longest * half, -1, 1);
+        const float *d_c = cc_input(t, c, (size_t)(s->longest * half) * 4),
+                    *d_s = cc_input(t, sn, (size_t)(s->longest * half) * 4);
         const lu_cuda_kv one = a.kv, two = device_kv(t, &w);
         a.out = cc_output(t, out_bytes);
         first = a.out;
         cc_status(t, lu_cuda_rope_attend_decode(&a, d_c, d_s));
         uint16_t *rotated = cc_fresh(t, q, (size_t)(n * ld) * 2);
-        const lu_cuda_rope_args rope = {.rows = a.rows, .qkv = rotated, .ld = ld, .n_heads = s->n_heads, .cosines = d_c,
-                                        .sines = d_s, .kv = two, .layer = LAYER, .bf16 = s->bf16};
+        const lu_cuda_rope_args rope = {.rows = a.rows,
+                                        .qkv = rotated,
+                                        .ld = ld,
+                                        .n_heads = s->n_heads,
+                                        .cosines = d_c,
+                                        .sines = d_s,
+                                        .kv = two,
+                                        .layer = LAYER,
+                                        .bf16 = s->bf16};
         cc_status(t, lu_cuda_rope_store(&rope));
         a.q = rotated;
         a.kv = two;
         a.out = cc_output(t, out_bytes);
         cc_status(t, lu_cuda_attend_decode(&a));
         cc_same_bits(t, "rope_attend", first, a.out, out_bytes);
-        cc_same_bits(t, "cache of rope_attend", one.data, two.data, (size_t)(LAYERS * 2 * w.half) * 2);
+        cc_same_bits(t, "cache of rope_attend", one.data, two.data,
+                     (size_t)(LAYERS * 2 * w.half) * 2);
         free(c), free(sn);
     }
     cc_end(t);
@@ -188,13 +223,16 @@ static void decode(cc *t, const shape *s, int64_t wrong_window)
 
 static void check_decode(cc *t)
 {
-    static const int64_t dims[] = {128, 64, 256, 80, 8, 24, 96, 192}, lengths[] = {1, 17, 64, 65, 130, 300, 1000, 2500, 4200};
+    static const int64_t dims[] = {128, 64, 256, 80, 8, 24, 96, 192},
+                         lengths[] = {1, 17, 64, 65, 130, 300, 1000, 2500, 4200};
     static const int64_t heads[][2] = {{8, 2}, {4, 4}, {7, 1}, {12, 1}, {20, 1}, {16, 2}};
     int i = 0;
     for (int d = 0; d < 8; d++)
         for (int k = 0; k < 4; k++, i++) {
-            const shape s = {heads[(i + d) % 6][0], heads[(i + d) % 6][1], dims[d], 16 << i % 4, i % 3 == 1 ? 1 + i * 7 : 0,
-                             i % 4 == 2 ? 20.0f : 0.0f, i % 2, 1 + i % 5, lengths[(i * 5 + d) % 7]};
+            const shape s = {
+                heads[(i + d) % 6][0],      heads[(i + d) % 6][1],     dims[d], 16 << i % 4,
+                i % 3 == 1 ? 1 + i * 7 : 0, i % 4 == 2 ? 20.0f : 0.0f, i % 2,   1 + i % 5,
+                lengths[(i * 5 + d) % 7]};
             decode(t, &s, 0);
         }
     for (int k = 0; k < 4; k++) { /* larger splits, windows that begin within one */
@@ -211,7 +249,8 @@ static void check_decode(cc *t)
 static void prefill(cc *t, const shape *s, int64_t wrong_window)
 {
     world w = make_world(t, s);
-    const int64_t hd = s->head_dim, ld = (s->n_heads + 2 * s->kv_heads) * hd, cols = s->n_heads * hd;
+    const int64_t hd = s->head_dim, ld = (s->n_heads + 2 * s->kv_heads) * hd,
+                  cols = s->n_heads * hd;
     int32_t starts[17] = {0}, cuts[40] = {0};
     int64_t n = 0, n_cuts = 0;
     for (int64_t q = 0; q < s->sequences; q++) {
@@ -228,16 +267,26 @@ static void prefill(cc *t, const shape *s, int64_t wrong_window)
         for (int64_t r = starts[k]; r < starts[k + 1]; r++) {
             sequence[r] = (int32_t)k;
             position[r] = (int32_t)(w.length[k] - (starts[k + 1] - r));
-            if (n > 200 && r != starts[k] && r + 1 != starts[k + 1] && r % 37) /* enough rows of long runs */
+            if (n > 200 && r != starts[k] && r + 1 != starts[k + 1] &&
+                r % 37) /* enough rows of long runs */
                 continue;
             attend_row(&w, q + r * ld, k, position[r], scale, ref + n_seen * cols);
             rows_seen[n_seen++] = r;
         }
     const size_t bytes = (size_t)(n * cols) * 2;
-    lu_cuda_attend_args a = {.rows = {n, cc_input(t, sequence, (size_t)n * 4), cc_input(t, position, (size_t)n * 4)},
-                             .q = cc_input(t, q, (size_t)(n * ld) * 2), .ld = ld, .n_heads = s->n_heads, .kv = device_kv(t, &w),
-                             .layer = LAYER, .window = wrong_window ? wrong_window : s->window, .scale = scale, .softcap = s->softcap,
-                             .out = cc_output(t, bytes), .bf16 = s->bf16, .max_position = s->longest};
+    lu_cuda_attend_args a = {
+        .rows = {n, cc_input(t, sequence, (size_t)n * 4), cc_input(t, position, (size_t)n * 4)},
+        .q = cc_input(t, q, (size_t)(n * ld) * 2),
+        .ld = ld,
+        .n_heads = s->n_heads,
+        .kv = device_kv(t, &w),
+        .layer = LAYER,
+        .window = wrong_window ? wrong_window : s->window,
+        .scale = scale,
+        .softcap = s->softcap,
+        .out = cc_output(t, bytes),
+        .bf16 = s->bf16,
+        .max_position = s->longest};
     cc_status(t, lu_cuda_attend_prefill(&a, starts, s->sequences));
     uint16_t *out = cc_host(bytes), *picked = cc_host(bytes);
     cc_fetch(t, a.out, out, bytes);
@@ -248,7 +297,8 @@ static void prefill(cc *t, const shape *s, int64_t wrong_window)
             cc_fail(t, "row %lld is not finite", (long long)(i / cols));
             break;
         }
-    cc_compare_act(t, "out", cc_input(t, picked, (size_t)(n_seen * cols) * 2), ref, n_seen * cols, s->bf16);
+    cc_compare_act(t, "out", cc_input(t, picked, (size_t)(n_seen * cols) * 2), ref, n_seen * cols,
+                   s->bf16);
     for (int64_t k = 0; k < s->sequences; k++) { /* cut every run in two or three */
         const int64_t from = starts[k], to = starts[k + 1];
         cuts[n_cuts++] = (int32_t)from;
@@ -269,18 +319,22 @@ static void prefill(cc *t, const shape *s, int64_t wrong_window)
     }
     cc_end(t);
     free_world(&w);
-    free(picked), free(out), free(rows_seen), free(seen), free(ref), free(position), free(sequence), free(q);
+    free(picked), free(out), free(rows_seen), free(seen), free(ref), free(position), free(sequence),
+        free(q);
 }
 
 static void check_prefill(cc *t)
 {
-    static const int64_t dims[] = {128, 64, 256, 80, 8, 24, 96, 192}, lengths[] = {1, 5, 33, 64, 130, 257, 600};
+    static const int64_t dims[] = {128, 64, 256, 80, 8, 24, 96, 192},
+                         lengths[] = {1, 5, 33, 64, 130, 257, 600};
     static const int64_t heads[][2] = {{8, 2}, {4, 4}, {7, 1}, {12, 1}, {14, 2}, {16, 2}};
     int i = 0;
     for (int d = 0; d < 8; d++)
         for (int k = 0; k < 4; k++, i++) {
-            const shape s = {heads[(i + d) % 6][0], heads[(i + d) % 6][1], dims[d], 16 << i % 4, i % 3 == 1 ? 1 + i * 3 : 0,
-                             i % 4 == 2 ? 20.0f : 0.0f, i % 2, 1 + i % 4, lengths[(i * 5 + d) % 7]};
+            const shape s = {
+                heads[(i + d) % 6][0],      heads[(i + d) % 6][1],     dims[d], 16 << i % 4,
+                i % 3 == 1 ? 1 + i * 3 : 0, i % 4 == 2 ? 20.0f : 0.0f, i % 2,   1 + i % 4,
+                lengths[(i * 5 + d) % 7]};
             prefill(t, &s, 0);
         }
     for (int k = 0; k < 2; k++) {
@@ -293,4 +347,5 @@ static void check_prefill(cc *t)
     cc_planted(t, "a window of one more");
 }
 
-const cc_op cc_attend_ops[] = {{"attend_decode", check_decode}, {"attend_prefill", check_prefill}, {NULL, NULL}};
+const cc_op cc_attend_ops[] = {
+    {"attend_decode", check_decode}, {"attend_prefill", check_prefill}, {NULL, NULL}};

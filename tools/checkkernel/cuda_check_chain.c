@@ -7,11 +7,21 @@
 #include "cuda_check.h"
 #include "kern/cuda/cuda_ops.h"
 
-enum { ROWS = 5, HEADS = 8, KV_HEADS = 2, HEAD_DIM = 128, PAGE = 16, PAGES = 40, CONTEXT = 600, STEPS = 6, REPLAYS = 300 };
+enum {
+    ROWS = 5,
+    HEADS = 8,
+    KV_HEADS = 2,
+    HEAD_DIM = 128,
+    PAGE = 16,
+    PAGES = 40,
+    CONTEXT = 600,
+    STEPS = 6,
+    REPLAYS = 300
+};
 enum { QKV = (HEADS + 2 * KV_HEADS) * HEAD_DIM, OUT = HEADS * HEAD_DIM, POSITIONS = PAGES * PAGE };
 
 typedef struct {
-    float *x, *y;            /* residual streams of QKV and OUT columns */
+    float *x, *y; /* residual streams of QKV and OUT columns */
     const float *x0, *y0, *norm, *angles;
     uint16_t *in, *out, *in2, *mid, *cache;
     const uint16_t *branch, *cache0;
@@ -27,20 +37,44 @@ static int pause_if(int wait, int status)
 /* From the same start every time. */
 static int run(const chain *c, int wait, cudaStream_t stream)
 {
-    int s = (int)cudaMemcpyAsync(c->x, c->x0, sizeof(float) * ROWS * QKV, cudaMemcpyDeviceToDevice, stream);
-    s = s ? s : (int)cudaMemcpyAsync(c->y, c->y0, sizeof(float) * ROWS * OUT, cudaMemcpyDeviceToDevice, stream);
-    s = s ? s : (int)cudaMemcpyAsync(c->cache, c->cache0, c->cache_bytes, cudaMemcpyDeviceToDevice, stream);
+    int s = (int)cudaMemcpyAsync(c->x, c->x0, sizeof(float) * ROWS * QKV, cudaMemcpyDeviceToDevice,
+                                 stream);
+    s = s ? s
+          : (int)cudaMemcpyAsync(c->y, c->y0, sizeof(float) * ROWS * OUT, cudaMemcpyDeviceToDevice,
+                                 stream);
+    s = s ? s
+          : (int)cudaMemcpyAsync(c->cache, c->cache0, c->cache_bytes, cudaMemcpyDeviceToDevice,
+                                 stream);
     for (int i = 0; i < STEPS && !s; i++) {
-        const lu_cuda_seam_args before = {.n = ROWS, .cols = QKV, .x = c->x, .branch = c->branch, .in_norm = c->norm, .eps = 1e-5f, .in = c->in, .stream = stream};
-        const lu_cuda_seam_args after = {.n = ROWS, .cols = OUT, .x = c->y, .branch = c->out, .out_norm = c->norm, .in_norm = c->norm, .eps = 1e-5f, .in = c->in2, .stream = stream};
+        const lu_cuda_seam_args before = {.n = ROWS,
+                                          .cols = QKV,
+                                          .x = c->x,
+                                          .branch = c->branch,
+                                          .in_norm = c->norm,
+                                          .eps = 1e-5f,
+                                          .in = c->in,
+                                          .stream = stream};
+        const lu_cuda_seam_args after = {.n = ROWS,
+                                         .cols = OUT,
+                                         .x = c->y,
+                                         .branch = c->out,
+                                         .out_norm = c->norm,
+                                         .in_norm = c->norm,
+                                         .eps = 1e-5f,
+                                         .in = c->in2,
+                                         .stream = stream};
         lu_cuda_attend_args a = c->attend;
         a.layer = i & 1;
         a.stream = stream;
         s = pause_if(wait, lu_cuda_seam(&before));
-        s = s ? s : pause_if(wait, lu_cuda_rope_attend_decode(&a, c->angles, c->angles + POSITIONS * HEAD_DIM / 2));
+        s = s ? s
+              : pause_if(wait, lu_cuda_rope_attend_decode(&a, c->angles,
+                                                          c->angles + POSITIONS * HEAD_DIM / 2));
         s = s ? s : pause_if(wait, lu_cuda_seam(&after));
         s = s ? s : pause_if(wait, lu_cuda_act_mul(ROWS, OUT / 2, c->in2, 0, 0, c->mid, stream));
-        s = s ? s : pause_if(wait, lu_cuda_moe_gather(ROWS, OUT / 2, c->attend.rows.sequence, c->mid, c->out, stream));
+        s = s ? s
+              : pause_if(wait, lu_cuda_moe_gather(ROWS, OUT / 2, c->attend.rows.sequence, c->mid,
+                                                  c->out, stream));
         s = s ? s : pause_if(wait, lu_cuda_act_mul(ROWS, OUT / 4, c->out, 1, 0, c->in, stream));
     }
     return s;
@@ -60,7 +94,8 @@ static void check_chain(cc *t)
     c.x0 = cc_input(t, cc_random_float(t, ROWS * QKV, -1, 1), sizeof(float) * ROWS * QKV);
     c.y0 = cc_input(t, cc_random_float(t, ROWS * OUT, -1, 1), sizeof(float) * ROWS * OUT);
     c.norm = cc_input(t, cc_random_float(t, QKV, 0.5, 1.5), sizeof(float) * QKV);
-    c.angles = cc_input(t, cc_random_float(t, POSITIONS * HEAD_DIM, -1, 1), sizeof(float) * POSITIONS * HEAD_DIM);
+    c.angles = cc_input(t, cc_random_float(t, POSITIONS * HEAD_DIM, -1, 1),
+                        sizeof(float) * POSITIONS * HEAD_DIM);
     c.branch = cc_input(t, cc_random_act(t, ROWS * QKV, 1.0, 0), 2 * ROWS * QKV);
     c.cache0 = cc_input(t, cc_random_act(t, (int64_t)c.cache_bytes / 2, 1.0, 0), c.cache_bytes);
     c.x = cc_output(t, sizeof(float) * ROWS * QKV);
@@ -71,10 +106,17 @@ static void check_chain(cc *t)
     c.in2 = cc_output(t, 2 * ROWS * OUT);
     c.mid = cc_output(t, ROWS * OUT);
     const size_t scratch = lu_cuda_attend_scratch(ROWS, HEADS, HEAD_DIM, POSITIONS);
-    c.attend = (lu_cuda_attend_args){
-        .rows = {ROWS, cc_input(t, sequence, sizeof sequence), cc_input(t, position, sizeof position)}, .q = c.in, .ld = QKV,
-        .n_heads = HEADS, .kv = {c.cache, ROWS * PAGES, PAGE, KV_HEADS, HEAD_DIM, cc_input(t, pages, sizeof pages), PAGES},
-        .scale = 0.1f, .out = c.out, .max_position = POSITIONS, .scratch = cc_fresh(t, cc_host(scratch), scratch)};
+    c.attend = (lu_cuda_attend_args){.rows = {ROWS, cc_input(t, sequence, sizeof sequence),
+                                              cc_input(t, position, sizeof position)},
+                                     .q = c.in,
+                                     .ld = QKV,
+                                     .n_heads = HEADS,
+                                     .kv = {c.cache, ROWS * PAGES, PAGE, KV_HEADS, HEAD_DIM,
+                                            cc_input(t, pages, sizeof pages), PAGES},
+                                     .scale = 0.1f,
+                                     .out = c.out,
+                                     .max_position = POSITIONS,
+                                     .scratch = cc_fresh(t, cc_host(scratch), scratch)};
     cudaStream_t stream;
     cudaGraph_t graph;
     cudaGraphExec_t exec;

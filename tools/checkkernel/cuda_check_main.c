@@ -72,7 +72,8 @@ static int count_gpus(void)
 int main(int argc, char **argv)
 {
     const cc_op *const lists[] = {cc_row_ops, cc_attend_ops, cc_sample_ops, cc_chain_ops};
-    const bool check = argc < 2 || strcmp(argv[1], "time") != 0, times = argc < 2 || strcmp(argv[1], "check") != 0;
+    const bool check = argc < 2 || strcmp(argv[1], "time") != 0,
+               times = argc < 2 || strcmp(argv[1], "check") != 0;
     const char *only = argc > 2 ? argv[2] : NULL;
     int failed = 0, run = 0;
     if (!count_gpus()) {

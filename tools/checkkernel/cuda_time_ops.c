@@ -1,6 +1,6 @@
-/* cuda_time_ops.c - times the GPU operations as a decoder step runs them: many launches in one graph
-   over operands that rotate (cold in the L2 cache where a model's would be), median of replays. Bytes
-   are the fewest the operation must move; the roof is a kernel that only reads. */
+/* cuda_time_ops.c - times the GPU operations as a decoder step runs them: many launches in one
+   graph over operands that rotate (cold in the L2 cache where a model's would be), median of
+   replays. Bytes are the fewest the operation must move; the roof is a kernel that only reads. */
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdio.h>
@@ -34,10 +34,12 @@ static void *device(bench *b, size_t bytes, int random)
         lu_random_seed(&r, 11);
         for (size_t i = 0; i < block; i++) {
             const uint64_t v = lu_random_next(&r);
-            host[i] = random == 1 ? (uint16_t)((v & 0x83ff) | 0x3800) : (uint16_t)((v & 0x80ff) | 0x3f00);
+            host[i] =
+                random == 1 ? (uint16_t)((v & 0x83ff) | 0x3800) : (uint16_t)((v & 0x80ff) | 0x3f00);
         }
         for (size_t at = 0; at < n; at += block)
-            cudaMemcpy((uint16_t *)p + at, host, (n - at < block ? n - at : block) * 2, cudaMemcpyHostToDevice);
+            cudaMemcpy((uint16_t *)p + at, host, (n - at < block ? n - at : block) * 2,
+                       cudaMemcpyHostToDevice);
         free(host);
     }
     return p;
@@ -50,7 +52,8 @@ static int by_size(const void *a, const void *b)
 }
 
 /* Microseconds per call of launch(arg, i), i in [0, calls). */
-static double time_calls(bench *b, int (*launch)(void *arg, int i, cudaStream_t stream), void *arg, int calls)
+static double time_calls(bench *b, int (*launch)(void *arg, int i, cudaStream_t stream), void *arg,
+                         int calls)
 {
     cudaGraph_t graph = NULL;
     cudaGraphExec_t exec = NULL;
@@ -92,7 +95,8 @@ static double time_calls(bench *b, int (*launch)(void *arg, int i, cudaStream_t 
 
 static void row(const bench *b, const char *what, double us, double bytes)
 {
-    printf("%-58s %9.2f us %8.0f GB/s  %5.1f %% of roof\n", what, us, bytes / us * 1e-3, 100 * bytes / (us * 1e-6) / b->roof);
+    printf("%-58s %9.2f us %8.0f GB/s  %5.1f %% of roof\n", what, us, bytes / us * 1e-3,
+           100 * bytes / (us * 1e-6) / b->roof);
 }
 
 static void row_flops(const char *what, double us, double flops)
@@ -155,8 +159,16 @@ static int decode_call(void *arg, int i, cudaStream_t stream)
     if (j->fused == 1)
         return lu_cuda_rope_attend_decode(&a, j->cosines, j->sines);
     if (j->fused == 2) {
-        const lu_cuda_rope_args r = {.rows = a.rows, .qkv = (uint16_t *)a.q, .ld = a.ld, .n_heads = a.n_heads, .cosines = j->cosines,
-                                     .sines = j->sines, .kv = a.kv, .layer = a.layer, .bf16 = a.bf16, .stream = stream};
+        const lu_cuda_rope_args r = {.rows = a.rows,
+                                     .qkv = (uint16_t *)a.q,
+                                     .ld = a.ld,
+                                     .n_heads = a.n_heads,
+                                     .cosines = j->cosines,
+                                     .sines = j->sines,
+                                     .kv = a.kv,
+                                     .layer = a.layer,
+                                     .bf16 = a.bf16,
+                                     .stream = stream};
         const int status = lu_cuda_rope_store(&r);
         if (status)
             return status;
@@ -182,7 +194,8 @@ static int sample_call(void *arg, int i, cudaStream_t stream)
 }
 
 /* One sequence per row, `tokens` each; pages in order. */
-static attend_job make_attend(bench *b, int64_t rows, int64_t sequences, int64_t tokens, int64_t n_heads, int64_t kv_heads, int64_t hd, int64_t layers)
+static attend_job make_attend(bench *b, int64_t rows, int64_t sequences, int64_t tokens,
+                              int64_t n_heads, int64_t kv_heads, int64_t hd, int64_t layers)
 {
     attend_job j = {.layers = layers};
     const int64_t page = 64, max_pages = (tokens + page - 1) / page, pages = sequences * max_pages;
@@ -200,10 +213,15 @@ static attend_job make_attend(bench *b, int64_t rows, int64_t sequences, int64_t
     j.cosines = device(b, (size_t)(tokens * hd) * 4, 0);
     j.sines = j.cosines;
     const int64_t ld = (n_heads + 2 * kv_heads) * hd;
-    j.a = (lu_cuda_attend_args){.rows = {rows, d + pages, d + pages + rows}, .q = device(b, (size_t)(rows * ld) * 2, 1), .ld = ld,
-                                .n_heads = n_heads, .kv = {device(b, cache, 1), pages, page, kv_heads, hd, d, max_pages},
-                                .scale = (float)(1.0 / sqrt((double)hd)), .out = device(b, (size_t)(rows * n_heads * hd) * 2, 0),
-                                .max_position = tokens};
+    j.a =
+        (lu_cuda_attend_args){.rows = {rows, d + pages, d + pages + rows},
+                              .q = device(b, (size_t)(rows * ld) * 2, 1),
+                              .ld = ld,
+                              .n_heads = n_heads,
+                              .kv = {device(b, cache, 1), pages, page, kv_heads, hd, d, max_pages},
+                              .scale = (float)(1.0 / sqrt((double)hd)),
+                              .out = device(b, (size_t)(rows * n_heads * hd) * 2, 0),
+                              .max_position = tokens};
     if (rows == sequences)
         j.a.scratch = device(b, lu_cuda_attend_scratch(rows, n_heads, hd, tokens), 0);
     return j;
@@ -219,7 +237,8 @@ static void free_attend(attend_job *j)
     cudaFree(j->a.scratch);
 }
 
-static void time_decode(bench *b, int64_t rows, int64_t tokens, int64_t n_heads, int64_t kv_heads, int64_t hd)
+static void time_decode(bench *b, int64_t rows, int64_t tokens, int64_t n_heads, int64_t kv_heads,
+                        int64_t hd)
 {
     char what[96];
     const double bytes = (double)(rows * tokens * kv_heads * hd) * 4;
@@ -228,18 +247,21 @@ static void time_decode(bench *b, int64_t rows, int64_t tokens, int64_t n_heads,
     attend_job j = make_attend(b, rows, rows, tokens, n_heads, kv_heads, hd, layers);
     if (b->failed)
         return;
-    static const char *const names[] = {"attend_decode", "rope_attend_decode", "rope_store, attend_decode"};
+    static const char *const names[] = {"attend_decode", "rope_attend_decode",
+                                        "rope_store, attend_decode"};
     for (j.fused = 0; j.fused < 3; j.fused++) {
         if (j.fused && rows != 1)
             continue;
-        snprintf(what, sizeof what, "%s b %lld ctx %lld heads %lld/%lld x %lld", names[j.fused], (long long)rows, (long long)tokens,
-                 (long long)n_heads, (long long)kv_heads, (long long)hd);
+        snprintf(what, sizeof what, "%s b %lld ctx %lld heads %lld/%lld x %lld", names[j.fused],
+                 (long long)rows, (long long)tokens, (long long)n_heads, (long long)kv_heads,
+                 (long long)hd);
         row(b, what, time_calls(b, decode_call, &j, (int)(layers < 16 ? 16 : layers)), bytes);
     }
     free_attend(&j);
 }
 
-static void time_prefill(bench *b, int64_t tokens, int64_t n_heads, int64_t kv_heads, int64_t hd, int bf16)
+static void time_prefill(bench *b, int64_t tokens, int64_t n_heads, int64_t kv_heads, int64_t hd,
+                         int bf16)
 {
     char what[96];
     attend_job j = make_attend(b, tokens, 1, tokens, n_heads, kv_heads, hd, 2);
@@ -249,13 +271,15 @@ static void time_prefill(bench *b, int64_t tokens, int64_t n_heads, int64_t kv_h
     j.starts = starts;
     j.n_runs = 1;
     j.a.bf16 = bf16;
-    snprintf(what, sizeof what, "attend_prefill %lld heads %lld/%lld x %lld %s", (long long)tokens, (long long)n_heads, (long long)kv_heads,
-             (long long)hd, bf16 ? "bf16" : "fp16");
-    row_flops(what, time_calls(b, prefill_call, &j, 4), 2.0 * (double)(tokens * (tokens + 1)) * (double)(n_heads * hd));
+    snprintf(what, sizeof what, "attend_prefill %lld heads %lld/%lld x %lld %s", (long long)tokens,
+             (long long)n_heads, (long long)kv_heads, (long long)hd, bf16 ? "bf16" : "fp16");
+    row_flops(what, time_calls(b, prefill_call, &j, 4),
+              2.0 * (double)(tokens * (tokens + 1)) * (double)(n_heads * hd));
     free_attend(&j);
 }
 
-static void time_sample(bench *b, int64_t n, float temperature, float top_p, int32_t top_k, const char *name)
+static void time_sample(bench *b, int64_t n, float temperature, float top_p, int32_t top_k,
+                        const char *name)
 {
     char what[96];
     const int64_t vocab = 128256;
@@ -263,17 +287,27 @@ static void time_sample(bench *b, int64_t n, float temperature, float top_p, int
     lu_random r;
     lu_random_seed(&r, 5);
     for (int64_t i = 0; i < n * vocab; i++)
-        host[i] = (float)(4.0 * (lu_random_unit(&r) + lu_random_unit(&r) + lu_random_unit(&r) + lu_random_unit(&r)));
+        host[i] = (float)(4.0 * (lu_random_unit(&r) + lu_random_unit(&r) + lu_random_unit(&r) +
+                                 lu_random_unit(&r)));
     for (int64_t i = 0; i < n; i++)
         for (int k = 0; k < 30; k++) /* a model is sure of a few */
-            host[i * vocab + (int64_t)(lu_random_next(&r) % (uint64_t)vocab)] = (float)(18 + 6 * lu_random_unit(&r));
+            host[i * vocab + (int64_t)(lu_random_next(&r) % (uint64_t)vocab)] =
+                (float)(18 + 6 * lu_random_unit(&r));
     float *logits = device(b, (size_t)(n * vocab) * 4, 0);
     cudaMemcpy(logits, host, (size_t)(n * vocab) * 4, cudaMemcpyHostToDevice);
     free(host);
-    lu_cuda_sample_args a = {.n = n, .vocab = vocab, .logits = logits, .temperature = temperature, .top_p = top_p, .top_k = top_k,
-                             .repetition_penalty = 1.0f, .uniform = device(b, (size_t)n * 8, 0), .ids = device(b, (size_t)n * 4, 0),
+    lu_cuda_sample_args a = {.n = n,
+                             .vocab = vocab,
+                             .logits = logits,
+                             .temperature = temperature,
+                             .top_p = top_p,
+                             .top_k = top_k,
+                             .repetition_penalty = 1.0f,
+                             .uniform = device(b, (size_t)n * 8, 0),
+                             .ids = device(b, (size_t)n * 4, 0),
                              .scratch = device(b, lu_cuda_sample_scratch(n, vocab), 0)};
-    snprintf(what, sizeof what, "sample %s n %lld vocab %lld", name, (long long)n, (long long)vocab);
+    snprintf(what, sizeof what, "sample %s n %lld vocab %lld", name, (long long)n,
+             (long long)vocab);
     row(b, what, time_calls(b, sample_call, &a, 20), (double)(n * vocab) * 4);
     cudaFree(logits), cudaFree((void *)a.uniform), cudaFree(a.ids), cudaFree(a.scratch);
 }
@@ -283,14 +317,21 @@ static void time_rows(bench *b)
     char what[96];
     for (int64_t n = 1; n <= 2048; n = n == 1 ? 64 : n * 32) {
         const int64_t cols = 4096, mid = 14336;
-        lu_cuda_seam_args s = {.n = n, .cols = cols, .x = device(b, (size_t)(n * cols) * 4, 0), .branch = device(b, (size_t)(n * cols) * 2, 1),
-                               .in_norm = device(b, (size_t)(MOST_SETS * cols) * 4, 0), .eps = 1e-5f, .in = device(b, (size_t)(n * cols) * 2, 0)};
+        lu_cuda_seam_args s = {.n = n,
+                               .cols = cols,
+                               .x = device(b, (size_t)(n * cols) * 4, 0),
+                               .branch = device(b, (size_t)(n * cols) * 2, 1),
+                               .in_norm = device(b, (size_t)(MOST_SETS * cols) * 4, 0),
+                               .eps = 1e-5f,
+                               .in = device(b, (size_t)(n * cols) * 2, 0)};
         snprintf(what, sizeof what, "seam n %lld cols %lld", (long long)n, (long long)cols);
         row(b, what, time_calls(b, seam_call, &s, 64), (double)(n * cols) * 12 + (double)cols * 4);
-        act_job j = {n, mid, device(b, (size_t)(n * 2 * mid) * 2, 1), device(b, (size_t)(n * mid) * 2, 0)};
+        act_job j = {n, mid, device(b, (size_t)(n * 2 * mid) * 2, 1),
+                     device(b, (size_t)(n * mid) * 2, 0)};
         snprintf(what, sizeof what, "act_mul n %lld cols %lld", (long long)n, (long long)mid);
         row(b, what, time_calls(b, act_call, &j, 64), (double)(n * mid) * 6);
-        cudaFree(s.x), cudaFree((void *)s.branch), cudaFree((void *)s.in_norm), cudaFree(s.in), cudaFree((void *)j.in), cudaFree(j.out);
+        cudaFree(s.x), cudaFree((void *)s.branch), cudaFree((void *)s.in_norm), cudaFree(s.in),
+            cudaFree((void *)j.in), cudaFree(j.out);
     }
 }
 
@@ -298,11 +339,13 @@ int cc_time_ops(const char *only)
 {
     bench b = {.only = only};
     struct cudaDeviceProp prop;
-    if (cudaGetDeviceProperties(&prop, 0) != cudaSuccess || cudaStreamCreate(&b.stream) != cudaSuccess)
+    if (cudaGetDeviceProperties(&prop, 0) != cudaSuccess ||
+        cudaStreamCreate(&b.stream) != cudaSuccess)
         return 1;
     read_job job = {device(&b, (size_t)1 << 31, 1), device(&b, 4, 0), (size_t)1 << 31};
     b.roof = 1e6 * (double)job.bytes / time_calls(&b, read_call, &job, 4);
-    printf("%s, %d SMs, a kernel that only reads: %.0f GB/s\n", prop.name, prop.multiProcessorCount, b.roof * 1e-9);
+    printf("%s, %d SMs, a kernel that only reads: %.0f GB/s\n", prop.name, prop.multiProcessorCount,
+           b.roof * 1e-9);
     cudaFree(job.from), cudaFree(job.sink);
     act_job least = {1, 8, device(&b, 32, 1), device(&b, 16, 0)};
     row(&b, "act_mul n 1 cols 8: a launch", time_calls(&b, act_call, &least, 200), 48);
