@@ -1,5 +1,6 @@
-/* bench_cuda_lut.c - times table-lookup products on a GPU: the layers of an 8B and a 70B block, shapes
-   that no model has, groups, types, packing, and cuBLAS beside them. See cuda_measure.h for the method.
+/* bench_cuda_lut.c - times table-lookup products on a GPU: the layers of an 8B and a 70B block,
+   shapes that no model has, groups, types, packing, and cuBLAS beside them. See cuda_measure.h for
+   the method.
 
    usage: bench_cuda_lut [--list] [--variant NAME] [--alone] [--json FILE] [--svg FILE] [PART]...
    A table is printed; without PART all parts run. Figures of other kernels: `peers`. */
@@ -23,8 +24,12 @@ typedef struct {
 } block;
 
 static const block blocks[] = {
-    {"8B", 4, {{"qkv", 6144, 4096}, {"o", 4096, 4096}, {"gate_up", 28672, 4096}, {"down", 4096, 14336}}},
-    {"70B", 4, {{"qkv", 10240, 8192}, {"o", 8192, 8192}, {"gate_up", 57344, 8192}, {"down", 8192, 28672}}},
+    {"8B",
+     4,
+     {{"qkv", 6144, 4096}, {"o", 4096, 4096}, {"gate_up", 28672, 4096}, {"down", 4096, 14336}}},
+    {"70B",
+     4,
+     {{"qkv", 10240, 8192}, {"o", 8192, 8192}, {"gate_up", 57344, 8192}, {"down", 8192, 28672}}},
     {"3072x3072", 1, {{"", 3072, 3072}}},
     {"5000x4992", 1, {{"", 5000, 4992}}},
     {"2048x2048", 1, {{"", 2048, 2048}}},
@@ -57,7 +62,8 @@ static void keep(const cf_row *r)
 }
 
 /* A row for each of the token counts (ends with 0); weights are made once. */
-static void time_block(const char *part, const block *b, int bits, int64_t group, int bf16, const int *tokens, int read)
+static void time_block(const char *part, const block *b, int bits, int64_t group, int bf16,
+                       const int *tokens, int read)
 {
     enum { MOST = 16 };
     cf_row r[MOST] = {0};
@@ -89,7 +95,8 @@ static void time_block(const char *part, const block *b, int bits, int64_t group
     }
 }
 
-static const int few[] = {1, 4, 8, 16, 0}, many[] = {32, 64, 128, 256, 512, 1024, 4096, 0}, ends[] = {1, 16, 64, 0}, one[] = {1, 0};
+static const int few[] = {1, 4, 8, 16, 0}, many[] = {32, 64, 128, 256, 512, 1024, 4096, 0},
+                 ends[] = {1, 16, 64, 0}, one[] = {1, 0};
 
 static void part_small(const char *part)
 {
@@ -132,7 +139,13 @@ static void part_dense(const char *part)
     for (int b = 0; b < 2; b++)
         for (int set = 0; set < 2; set++)
             for (const int *m = set ? many : few; *m; m++) {
-                cf_row r = {.part = part, .name = blocks[b].name, .kernel = "cuBLAS fp16", .bits = 16, .group = 0, .m = *m, .n_layers = 4};
+                cf_row r = {.part = part,
+                            .name = blocks[b].name,
+                            .kernel = "cuBLAS fp16",
+                            .bits = 16,
+                            .group = 0,
+                            .m = *m,
+                            .n_layers = 4};
                 for (int i = 0; i < 4; i++) {
                     const layer *l = &blocks[b].layers[i];
                     r.sum += r.us[i] = cb_time_cublas(l->n, l->k, *m, 0);
@@ -178,12 +191,14 @@ enum { PARTS = sizeof parts / sizeof *parts };
 
 static int usage(FILE *f)
 {
-    fprintf(f, "usage: bench_cuda_lut [--list] [--variant NAME] [--alone] [--json FILE] [--svg FILE] [PART]...\n"
+    fprintf(f, "usage: bench_cuda_lut [--list] [--variant NAME] [--alone] [--json FILE] [--svg "
+               "FILE] [PART]...\n"
                "  --alone    launches may not overlap (no programmatic dependent launch)\n"
                "  --json     all figures and those of other kernels\n"
                "  --svg      a roofline plot of the 8B block\nparts, seconds on an H200:\n");
     for (int i = 0; i < PARTS; i++)
-        fprintf(f, "  %-8s %3d  %s%s\n", parts[i].name, parts[i].seconds, parts[i].help, parts[i].in_all ? "" : " (only if named)");
+        fprintf(f, "  %-8s %3d  %s%s\n", parts[i].name, parts[i].seconds, parts[i].help,
+                parts[i].in_all ? "" : " (only if named)");
     fprintf(f, "variants:");
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
         fprintf(f, " %s", variants[i].name);
@@ -252,7 +267,8 @@ int main(int argc, char **argv)
     struct cudaDeviceProp p;
     CB_TRY(cudaGetDeviceProperties(&p, 0));
     CB_TRY(lu_cuda_device_get(0, &dev));
-    printf("%s, %d SMs, L2 %d MB; kernel: %s, overlap %d\n", p.name, p.multiProcessorCount, p.l2CacheSize >> 20, chosen->name, overlap);
+    printf("%s, %d SMs, L2 %d MB; kernel: %s, overlap %d\n", p.name, p.multiProcessorCount,
+           p.l2CacheSize >> 20, chosen->name, overlap);
     cf_markdown_head(stdout);
     const double start = seconds_now();
     for (int i = 0; i < PARTS; i++)
@@ -268,5 +284,6 @@ int main(int argc, char **argv)
     cb_weights_close(&w);
     const double tflops = cb_matmul_tflops();
     printf("roofs: reading %.0f GB/s, cuBLAS fp16 %.0f TFLOP/s\n", gb_s, tflops);
-    return (json ? write_file(json, p.name, gb_s, tflops, 0) : 0) | (svg ? write_file(svg, p.name, gb_s, tflops, 1) : 0);
+    return (json ? write_file(json, p.name, gb_s, tflops, 0) : 0) |
+           (svg ? write_file(svg, p.name, gb_s, tflops, 1) : 0);
 }

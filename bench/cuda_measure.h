@@ -30,10 +30,13 @@ void cb_weights_open(cb_weights *w, int64_t n, int64_t k, int bits, int64_t grou
 void cb_weights_close(cb_weights *w);
 
 /* A product under test: lu_cuda_lut_matmul or a variant of it. */
-typedef int cb_product(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu_cuda_lut_call *call);
+typedef int cb_product(const lu_cuda_device *dev, const lu_cuda_lut *w,
+                       const lu_cuda_lut_call *call);
 
-/* Microseconds. overlap: launches may fetch weights while the one ahead ends, as in a decoder step. */
-double cb_time_product(cb_product *f, const lu_cuda_device *dev, const cb_weights *w, int64_t m, int overlap);
+/* Microseconds. overlap: launches may fetch weights while the one ahead ends, as in a decoder step.
+ */
+double cb_time_product(cb_product *f, const lu_cuda_device *dev, const cb_weights *w, int64_t m,
+                       int overlap);
 double cb_time_read(const lu_cuda_device *dev, const cb_weights *w); /* reads the same bytes */
 double cb_time_cublas(int64_t n, int64_t k, int64_t m, int bf16);    /* dense, 16 bits */
 double cb_matmul_tflops(void);                                       /* cuBLAS fp16, 8192 cubed */

@@ -1,7 +1,7 @@
-/* cuda_peers.c - what other kernels reached, for comparison. Measured on one H200 (132 SMs, CUDA 13.0) on
-   2026-11-22 with the method of cuda_measure.h: fp16 activations, group 128, the sum of the four
-   layers of a block in microseconds. Marlin, CUTLASS (the best of 16 configurations) and FLUTE (its best
-   template) as their projects shipped them then. */
+/* cuda_peers.c - what other kernels reached, for comparison. Measured on one H200 (132 SMs,
+   CUDA 13.0) on 2026-11-22 with the method of cuda_measure.h: fp16 activations, group 128, the sum
+   of the four layers of a block in microseconds. Marlin, CUTLASS (the best of 16 configurations)
+   and FLUTE (its best template) as their projects shipped them then. */
 #include "cuda_roofline.h"
 
 #include <string.h>
@@ -19,7 +19,10 @@ static const struct {
     {"FLUTE", "8B", 4, {103, 103, 103, 103, 166, 305, 581, 1141, 2257, 5131, 20343}},
     {"FLUTE", "8B", 3, {90, 90, 90, 91, 143, 252, 470, 906, 1783, 3538, 14067}},
     {"FLUTE", "8B", 2, {80, 80, 80, 80, 129, 227, 421, 808, 1582, 3132, 12443}},
-    {"ggml q4_0 (int8 activations)", "8B", 4, {62, 83, 130, 153, 181, 240, 369, 659, 1142, 2208, 8529}},
+    {"ggml q4_0 (int8 activations)",
+     "8B",
+     4,
+     {62, 83, 130, 153, 181, 240, 369, 659, 1142, 2208, 8529}},
     {"GemLite", "8B", 4, {70, 148, 148, 151, 177, 175, 380, 564, 863, 1704, 7209}},
     {"cuBLAS fp16", "70B", 16, {419, 418, 420, 421, 442, 437, 478, 751, 1451, 2689, 10488}},
     {"Marlin", "70B", 4, {171, 170, 174, 181, 237, 348, 625, 1228, 2425, 4856, 19572}},
@@ -27,7 +30,10 @@ static const struct {
     {"FLUTE", "70B", 4, {345, 345, 346, 345, 575, 1126, 2231, 4435, 8849, 20012, 79851}},
     {"FLUTE", "70B", 3, {268, 268, 268, 270, 467, 900, 1766, 3504, 6977, 13938, 55563}},
     {"FLUTE", "70B", 2, {253, 253, 253, 254, 420, 801, 1575, 3109, 6178, 12333, 49158}},
-    {"ggml q4_0 (int8 activations)", "70B", 4, {180, 262, 431, 483, 570, 769, 1191, 2152, 4251, 8298, 33147}},
+    {"ggml q4_0 (int8 activations)",
+     "70B",
+     4,
+     {180, 262, 431, 483, 570, 769, 1191, 2152, 4251, 8298, 33147}},
 };
 enum { PEERS = sizeof peers / sizeof *peers };
 
@@ -44,9 +50,15 @@ int cf_peers(const cf_row **rows)
         for (int j = 0; j < COUNTS; j++) {
             const int s = strcmp(peers[i].block, sizes[0].block) != 0, bits = peers[i].bits;
             cf_row *r = &all[i * COUNTS + j];
-            *r = (cf_row){.part = "peers", .name = peers[i].block, .kernel = peers[i].kernel, .bits = bits,
-                          .group = bits < 16 ? 128 : 0, .m = tokens[j], .sum = peers[i].us[j]};
-            r->bytes = sizes[s].weights * (bits < 16 ? bits / 8.0 + 2.0 / 128 : 2) + 2 * sizes[s].activations * tokens[j];
+            *r = (cf_row){.part = "peers",
+                          .name = peers[i].block,
+                          .kernel = peers[i].kernel,
+                          .bits = bits,
+                          .group = bits < 16 ? 128 : 0,
+                          .m = tokens[j],
+                          .sum = peers[i].us[j]};
+            r->bytes = sizes[s].weights * (bits < 16 ? bits / 8.0 + 2.0 / 128 : 2) +
+                       2 * sizes[s].activations * tokens[j];
             r->flops = 2 * sizes[s].weights * tokens[j];
         }
     *rows = all;

@@ -1,7 +1,7 @@
-/* cuda_matmul.c - round a matrix to 4-bit NF4 codes, multiply with it on an NVIDIA GPU, compare with the
-   same rounded weights in double precision.
-   Build: cc cuda_matmul.c -I/usr/local/cuda/include $(pkg-config --cflags --libs lutra)
-             -L/usr/local/cuda/lib64 -lcudart -lm -o cuda_matmul */
+/* cuda_matmul.c - round a matrix to 4-bit NF4 codes, multiply with it on an NVIDIA GPU, compare
+   with the same rounded weights in double precision. Build: cc cuda_matmul.c
+   -I/usr/local/cuda/include $(pkg-config --cflags --libs lutra) -L/usr/local/cuda/lib64 -lcudart
+   -lm -o cuda_matmul */
 #include <cuda_runtime_api.h>
 #include <lutra/cuda.h>
 #include <lutra/lutra.h>
@@ -67,7 +67,8 @@ static lutra_status multiply(lutra_cuda_matrix *w, lutra_err *err)
     cudaStream_t stream;
     cudaEvent_t start, end;
     float ms = 0;
-    if (!cuda(cudaMalloc(&d_x, sizeof x), "memory") || !cuda(cudaMalloc(&d_y, sizeof y), "memory") ||
+    if (!cuda(cudaMalloc(&d_x, sizeof x), "memory") ||
+        !cuda(cudaMalloc(&d_y, sizeof y), "memory") ||
         !cuda(cudaMemcpy(d_x, x, sizeof x, cudaMemcpyHostToDevice), "copying x") ||
         !cuda(cudaStreamCreate(&stream), "stream") || !cuda(cudaEventCreate(&start), "event") ||
         !cuda(cudaEventCreate(&end), "event"))
@@ -79,7 +80,8 @@ static lutra_status multiply(lutra_cuda_matrix *w, lutra_err *err)
     cudaEventRecord(end, stream);
     if (status != LUTRA_OK)
         return status;
-    if (!cuda(cudaEventSynchronize(end), "products") || !cuda(cudaEventElapsedTime(&ms, start, end), "time") ||
+    if (!cuda(cudaEventSynchronize(end), "products") ||
+        !cuda(cudaEventElapsedTime(&ms, start, end), "time") ||
         !cuda(cudaMemcpy(y, d_y, sizeof y, cudaMemcpyDeviceToHost), "copying y"))
         return LUTRA_E_INTERNAL;
     printf("%d x %d times %d rows: %.1f us, error %.1e\n", N, K, M, ms * 1e3 / TIMES, error_of());

@@ -59,16 +59,18 @@ static int64_t group_of(const lutra_cuda_source *s) { return s->group_size ? s->
 static lutra_status check_sizes(const lutra_cuda_source *s, lutra_err *err)
 {
     if (s->size != sizeof *s)
-        return lu_fail(err, LUTRA_E_ARG, "source has size %zu, expected %zu: fill it with lutra_cuda_source_init",
+        return lu_fail(err, LUTRA_E_ARG,
+                       "source has size %zu, expected %zu: fill it with lutra_cuda_source_init",
                        s->size, sizeof *s);
     if (s->n < 1 || s->k < 1 || s->n >= MOST || s->k >= MOST)
-        return lu_fail(err, LUTRA_E_ARG, "matrix of %lld x %lld, expected 1 to 2^30 - 1 each", (long long)s->n,
-                       (long long)s->k);
+        return lu_fail(err, LUTRA_E_ARG, "matrix of %lld x %lld, expected 1 to 2^30 - 1 each",
+                       (long long)s->n, (long long)s->k);
     if (s->bits < 2 || s->bits > LUTRA_MAX_BITS)
-        return lu_fail(err, LUTRA_E_ARG, "codes of %d bits, expected 2 to %d", s->bits, LUTRA_MAX_BITS);
+        return lu_fail(err, LUTRA_E_ARG, "codes of %d bits, expected 2 to %d", s->bits,
+                       LUTRA_MAX_BITS);
     if (s->group_size < 0 || s->k % group_of(s) != 0)
-        return lu_fail(err, LUTRA_E_ARG, "group %lld does not divide %lld columns", (long long)s->group_size,
-                       (long long)s->k);
+        return lu_fail(err, LUTRA_E_ARG, "group %lld does not divide %lld columns",
+                       (long long)s->group_size, (long long)s->k);
     return LUTRA_OK;
 }
 
@@ -83,17 +85,21 @@ static lutra_status check_source(const lutra_cuda_source *s, lutra_err *err)
 {
     LU_TRY(check_sizes(s, err));
     if (s->act != LUTRA_F16 && s->act != LUTRA_BF16)
-        return lu_fail(err, LUTRA_E_ARG, "activations are %s, expected F16 or BF16", lutra_dtype_name(s->act));
+        return lu_fail(err, LUTRA_E_ARG, "activations are %s, expected F16 or BF16",
+                       lutra_dtype_name(s->act));
     if (!s->table || !s->codes || !s->scales)
-        return lu_fail(err, LUTRA_E_ARG, "source has no %s", !s->table ? "table" : !s->codes ? "codes" : "scales");
+        return lu_fail(err, LUTRA_E_ARG, "source has no %s",
+                       !s->table   ? "table"
+                       : !s->codes ? "codes"
+                                   : "scales");
     if ((uintptr_t)s->block % BLOCK_ALIGNMENT)
         return lu_fail(err, LUTRA_E_ARG, "block is not aligned to %d bytes", BLOCK_ALIGNMENT);
     for (int i = 0; i < 1 << s->bits; i++) {
         const float rounded = s->act == LUTRA_F16 ? lu_f16_to_f32(lu_f32_to_f16(s->table[i]))
                                                   : lu_bf16_to_f32(lu_f32_to_bf16(s->table[i]));
         if (!isfinite(rounded))
-            return lu_fail(err, LUTRA_E_ARG, "table value %d is %g, expected a finite %s", i, (double)s->table[i],
-                           lutra_dtype_name(s->act));
+            return lu_fail(err, LUTRA_E_ARG, "table value %d is %g, expected a finite %s", i,
+                           (double)s->table[i], lutra_dtype_name(s->act));
     }
     return LUTRA_OK;
 }
@@ -114,26 +120,31 @@ static staging stage(const lutra_cuda_source *s)
     return t;
 }
 
-static lutra_status pack(lutra_cuda_matrix *w, const lutra_cuda_source *s, void *block, void *stream, lutra_err *err)
+static lutra_status pack(lutra_cuda_matrix *w, const lutra_cuda_source *s, void *block,
+                         void *stream, lutra_err *err)
 {
     LU_GPU_TRY(w->g,
-               w->g->api->lut_pack(s->n, s->k, s->bits, group_of(s), s->codes, s->scales, s->zeros, s->table,
-                                   s->act == LUTRA_BF16, block, &w->lut, stream),
+               w->g->api->lut_pack(s->n, s->k, s->bits, group_of(s), s->codes, s->scales, s->zeros,
+                                   s->table, s->act == LUTRA_BF16, block, &w->lut, stream),
                "packing a matrix", err);
     return LUTRA_OK;
 }
 
-static lutra_status upload(lu_gpu *g, const lutra_cuda_source *s, const staging *t, char *to, lutra_err *err)
+static lutra_status upload(lu_gpu *g, const lutra_cuda_source *s, const staging *t, char *to,
+                           lutra_err *err)
 {
     LU_GPU_TRY(g, g->api->upload(g, to, s->codes, t->code_bytes), "copying codes", err);
-    LU_GPU_TRY(g, g->api->upload(g, to + t->scales_at, s->scales, 2 * t->n_scales), "copying scales", err);
+    LU_GPU_TRY(g, g->api->upload(g, to + t->scales_at, s->scales, 2 * t->n_scales),
+               "copying scales", err);
     if (s->zeros)
-        LU_GPU_TRY(g, g->api->upload(g, to + t->zeros_at, s->zeros, t->n_scales), "copying zero points", err);
+        LU_GPU_TRY(g, g->api->upload(g, to + t->zeros_at, s->zeros, t->n_scales),
+                   "copying zero points", err);
     return LUTRA_OK;
 }
 
 /* Through staging memory on the GPU's own stream; done on return. */
-static lutra_status pack_from_host(lutra_cuda_matrix *w, const lutra_cuda_source *s, void *block, lutra_err *err)
+static lutra_status pack_from_host(lutra_cuda_matrix *w, const lutra_cuda_source *s, void *block,
+                                   lutra_err *err)
 {
     lu_gpu *g = w->g;
     const staging t = stage(s);
@@ -154,8 +165,8 @@ static lutra_status pack_from_host(lutra_cuda_matrix *w, const lutra_cuda_source
     return status;
 }
 
-lutra_status lutra_cuda_matrix_open(lutra_cuda *gpu, const lutra_cuda_source *s, lutra_cuda_matrix **out,
-                                    lutra_err *err)
+lutra_status lutra_cuda_matrix_open(lutra_cuda *gpu, const lutra_cuda_source *s,
+                                    lutra_cuda_matrix **out, lutra_err *err)
 {
     LU_TRY(check_source(s, err));
     lu_gpu *g = gpu->g;
@@ -183,21 +194,24 @@ lutra_status lutra_cuda_matrix_open(lutra_cuda *gpu, const lutra_cuda_source *s,
     return LUTRA_OK;
 }
 
-static lutra_status scales_to_f16(const lutra_qmatrix *q, int64_t count, uint16_t *to, lutra_err *err)
+static lutra_status scales_to_f16(const lutra_qmatrix *q, int64_t count, uint16_t *to,
+                                  lutra_err *err)
 {
     for (int64_t i = 0; i < count; i++) {
-        const float v = q->format.scale_dtype == LUTRA_F32 ? ((const float *)q->scales)[i]
-                                                           : lu_bf16_to_f32(((const uint16_t *)q->scales)[i]);
+        const float v = q->format.scale_dtype == LUTRA_F32
+                            ? ((const float *)q->scales)[i]
+                            : lu_bf16_to_f32(((const uint16_t *)q->scales)[i]);
         to[i] = lu_f32_to_f16(v);
         if (!isfinite(lu_f16_to_f32(to[i])))
-            return lu_fail(err, LUTRA_E_ARG, "scale %lld is %g, more than fp16 holds: encode with :f16 scales",
+            return lu_fail(err, LUTRA_E_ARG,
+                           "scale %lld is %g, more than fp16 holds: encode with :f16 scales",
                            (long long)i, (double)v);
     }
     return LUTRA_OK;
 }
 
-lutra_status lutra_cuda_matrix_from(lutra_cuda *gpu, const lutra_qmatrix *q, lutra_dtype act, lutra_cuda_matrix **out,
-                                    lutra_err *err)
+lutra_status lutra_cuda_matrix_from(lutra_cuda *gpu, const lutra_qmatrix *q, lutra_dtype act,
+                                    lutra_cuda_matrix **out, lutra_err *err)
 {
     lutra_cuda_source s;
     lutra_cuda_source_init(&s);
@@ -237,8 +251,9 @@ void lutra_cuda_matrix_close(lutra_cuda_matrix *w)
     lu_free(w);
 }
 
-lutra_status lutra_cuda_multiply(lutra_cuda_matrix *w, int64_t m, const void *x, int64_t ldx, void *y, int64_t ldy,
-                                 const void *bias, void *stream, lutra_err *err)
+lutra_status lutra_cuda_multiply(lutra_cuda_matrix *w, int64_t m, const void *x, int64_t ldx,
+                                 void *y, int64_t ldy, const void *bias, void *stream,
+                                 lutra_err *err)
 {
     lu_gpu *g = w->g;
     if (m < 0 || m >= MOST)
@@ -248,10 +263,17 @@ lutra_status lutra_cuda_multiply(lutra_cuda_matrix *w, int64_t m, const void *x,
     if (!x || !y)
         return lu_fail(err, LUTRA_E_ARG, "no %s", x ? "y" : "x");
     if (m > 1 && (ldx < w->lut.k || ldy < w->lut.n))
-        return lu_fail(err, LUTRA_E_ARG, "rows of %s are %lld apart, expected at least %lld", ldx < w->lut.k ? "x" : "y",
-                       (long long)(ldx < w->lut.k ? ldx : ldy), (long long)(ldx < w->lut.k ? w->lut.k : w->lut.n));
-    const lu_cuda_lut_call call = {.m = m, .x = x, .ldx = ldx, .y = y, .ldy = ldy, .bias = bias,
-                                   .overlap = w->settled, .stream = stream};
+        return lu_fail(err, LUTRA_E_ARG, "rows of %s are %lld apart, expected at least %lld",
+                       ldx < w->lut.k ? "x" : "y", (long long)(ldx < w->lut.k ? ldx : ldy),
+                       (long long)(ldx < w->lut.k ? w->lut.k : w->lut.n));
+    const lu_cuda_lut_call call = {.m = m,
+                                   .x = x,
+                                   .ldx = ldx,
+                                   .y = y,
+                                   .ldy = ldy,
+                                   .bias = bias,
+                                   .overlap = w->settled,
+                                   .stream = stream};
     LU_GPU_TRY(g, g->api->use(g), "choosing the GPU", err);
     LU_GPU_TRY(g, g->api->lut_matmul(&g->chip, &w->lut, &call), "a product", err);
     w->settled = true;

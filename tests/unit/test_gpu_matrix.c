@@ -1,4 +1,5 @@
-/* test_gpu_matrix.c - lutra/cuda.h on the emulated GPU: values, layouts of memory, every refusal. */
+/* test_gpu_matrix.c - lutra/cuda.h on the emulated GPU: values, layouts of memory, every refusal.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -79,17 +80,20 @@ static void check_product(room *r, lutra_cuda_matrix *w)
 {
     uint16_t y[M * (N + 2)];
     memset(y, 0xff, sizeof y);
-    assert_int_equal(lutra_cuda_multiply(w, M, r->x, K, y, N + 2, r->bias, NULL, &r->err), LUTRA_OK);
+    assert_int_equal(lutra_cuda_multiply(w, M, r->x, K, y, N + 2, r->bias, NULL, &r->err),
+                     LUTRA_OK);
     for (int m = 0; m < M; m++) {
         for (int n = 0; n < N; n++) {
             double sum = n;
             for (int k = 0; k < K; k++) {
                 const int g = n * (K / GROUP) + k / GROUP;
                 const float zero = r->source.zeros ? r->table[r->zeros[g]] : 0;
-                sum += (double)lu_f16_to_f32(r->scales[g]) * (double)(r->table[code_of(r, n, k)] - zero) *
+                sum += (double)lu_f16_to_f32(r->scales[g]) *
+                       (double)(r->table[code_of(r, n, k)] - zero) *
                        (double)lu_f16_to_f32(r->x[m * K + k]);
             }
-            assert_true(fabs((double)lu_f16_to_f32(y[m * (N + 2) + n]) - sum) <= 0.001 * fabs(sum) + 1e-3);
+            assert_true(fabs((double)lu_f16_to_f32(y[m * (N + 2) + n]) - sum) <=
+                        0.001 * fabs(sum) + 1e-3);
         }
         assert_int_equal(y[m * (N + 2) + N], 0xffff);
         assert_int_equal(y[m * (N + 2) + N + 1], 0xffff);
@@ -114,7 +118,8 @@ static void test_products_from_host_and_device_memory(void **state)
         assert_int_equal(lutra_cuda_matrix_open(r->gpu, &r->source, &w, &r->err), LUTRA_OK);
         check_product(r, w);
         check_product(r, w);
-        assert_int_equal(lutra_cuda_multiply(w, 0, NULL, 0, NULL, 0, NULL, NULL, &r->err), LUTRA_OK);
+        assert_int_equal(lutra_cuda_multiply(w, 0, NULL, 0, NULL, 0, NULL, NULL, &r->err),
+                         LUTRA_OK);
         lutra_cuda_matrix_close(w);
         free(block);
         assert_int_equal(gpu_emulated_now.taken, 0);
@@ -123,7 +128,8 @@ static void test_products_from_host_and_device_memory(void **state)
 
 static void test_matrices_of_the_encoder(void **state)
 {
-    static const char *const specs[] = {"nf4:g32", "int4:g32:asym:f32", "nf3:channel:bf16", "int8:g96:f32"};
+    static const char *const specs[] = {"nf4:g32", "int4:g32:asym:f32", "nf3:channel:bf16",
+                                        "int8:g96:f32"};
     room *r = *state;
     float w[N * K], decoded[N * K];
     for (int i = 0; i < N * K; i++)
@@ -134,10 +140,12 @@ static void test_matrices_of_the_encoder(void **state)
         lutra_cuda_matrix *packed;
         uint16_t y[M * N];
         assert_int_equal(lutra_format_parse(specs[i], &f, &r->err), LUTRA_OK);
-        assert_int_equal(lutra_quantize_matrix(r->ctx, &f, N, K, w, LUTRA_F32, &q, &r->err), LUTRA_OK);
+        assert_int_equal(lutra_quantize_matrix(r->ctx, &f, N, K, w, LUTRA_F32, &q, &r->err),
+                         LUTRA_OK);
         assert_int_equal(lutra_dequantize_matrix(r->ctx, &q, decoded, &r->err), LUTRA_OK);
         assert_int_equal(lutra_cuda_matrix_from(r->gpu, &q, LUTRA_F16, &packed, &r->err), LUTRA_OK);
-        assert_int_equal(lutra_cuda_multiply(packed, M, r->x, K, y, N, NULL, NULL, &r->err), LUTRA_OK);
+        assert_int_equal(lutra_cuda_multiply(packed, M, r->x, K, y, N, NULL, NULL, &r->err),
+                         LUTRA_OK);
         for (int m = 0; m < M; m++)
             for (int n = 0; n < N; n++) {
                 double sum = 0;
@@ -202,8 +210,10 @@ static void test_products_that_make_no_sense(void **state)
     assert_int_equal(lutra_cuda_multiply(w, -1, r->x, K, y, N, NULL, NULL, &r->err), LUTRA_E_ARG);
     assert_int_equal(lutra_cuda_multiply(w, M, NULL, K, y, N, NULL, NULL, &r->err), LUTRA_E_ARG);
     assert_int_equal(lutra_cuda_multiply(w, M, r->x, K, NULL, N, NULL, NULL, &r->err), LUTRA_E_ARG);
-    assert_int_equal(lutra_cuda_multiply(w, M, r->x, K - 1, y, N, NULL, NULL, &r->err), LUTRA_E_ARG);
-    assert_int_equal(lutra_cuda_multiply(w, M, r->x, K, y, N - 1, NULL, NULL, &r->err), LUTRA_E_ARG);
+    assert_int_equal(lutra_cuda_multiply(w, M, r->x, K - 1, y, N, NULL, NULL, &r->err),
+                     LUTRA_E_ARG);
+    assert_int_equal(lutra_cuda_multiply(w, M, r->x, K, y, N - 1, NULL, NULL, &r->err),
+                     LUTRA_E_ARG);
     assert_non_null(strstr(r->err.msg, "rows of y"));
     lutra_cuda_matrix_close(w);
     lutra_cuda_matrix_close(NULL);

@@ -73,7 +73,7 @@ typedef struct cc_op {
     const char *name;
     void (*check)(cc *t);
 } cc_op;
-extern const cc_op cc_row_ops[], cc_attend_ops[], cc_sample_ops[],
+extern const cc_op cc_lut_ops[], cc_row_ops[], cc_attend_ops[], cc_sample_ops[],
     cc_chain_ops[]; /* end with a NULL name */
 
 /* Times every operation and prints a table of figures. */

@@ -71,7 +71,9 @@ static int count_gpus(void)
 
 int main(int argc, char **argv)
 {
-    const cc_op *const lists[] = {cc_row_ops, cc_attend_ops, cc_sample_ops, cc_chain_ops};
+    const cc_op *const lists[] = {cc_lut_ops, cc_row_ops, cc_attend_ops, cc_sample_ops,
+                                  cc_chain_ops};
+    const int n_lists = sizeof lists / sizeof *lists;
     const bool check = argc < 2 || strcmp(argv[1], "time") != 0,
                times = argc < 2 || strcmp(argv[1], "check") != 0;
     const char *only = argc > 2 ? argv[2] : NULL;
@@ -80,7 +82,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "check_cuda_ops: no GPU\n");
         return NO_GPU;
     }
-    for (int l = 0; check && l < 4; l++)
+    for (int l = 0; check && l < n_lists; l++)
         for (const cc_op *op = lists[l]; op->name; op++)
             if (!only || strstr(op->name, only)) {
                 run++;

@@ -3,18 +3,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "checkkernel.h"
 
 typedef struct {
-    const char *cpu, *op;
+    const char *cpu, *device, *op;
     bool bench, json;
     uint64_t seed;
 } options;
 
 static const char USAGE[] =
-    "usage: checkkernel [--cpu LEVEL] [--op NAME] [--seed N] [--bench] [--json]\n"
+    "usage: checkkernel [--cpu LEVEL | --device cuda] [--op NAME] [--seed N] [--bench] [--json]\n"
     "  --cpu LEVEL  ref, avx2 or avx512; default: all this machine has\n"
+    "  --device cuda  the GPU's kernels, by the program check_cuda_ops beside this one\n"
     "  --op NAME    ops whose name contains NAME\n"
     "  --seed N     seed of the random inputs, default 1\n"
     "  --bench      time instead of check\n"
@@ -31,6 +33,8 @@ static bool parse(int argc, char **argv, options *o)
             o->json = true;
         else if (strcmp(a, "--cpu") == 0 && value)
             o->cpu = argv[++i];
+        else if (strcmp(a, "--device") == 0 && value)
+            o->device = argv[++i];
         else if (strcmp(a, "--op") == 0 && value)
             o->op = argv[++i];
         else if (strcmp(a, "--seed") == 0 && value)
@@ -75,13 +79,27 @@ static int check_level(const options *o, lu_level level, int *n_run)
     return n_failed;
 }
 
+/* The GPU's checks link CUDA, which most builds of this program can do without. Returns on failure
+ * only. */
+static int check_gpu(const char *self, const options *o)
+{
+    char path[4096];
+    const char *slash = strrchr(self, '/');
+    snprintf(path, sizeof path, "%.*scheck_cuda_ops", slash ? (int)(slash - self + 1) : 0, self);
+    execlp(path, path, o->bench ? "time" : "check", o->op, (char *)NULL);
+    fprintf(stderr, "checkkernel: cannot run %s: build it with --target check_cuda_ops\n", path);
+    return 77;
+}
+
 int main(int argc, char **argv)
 {
     options o = {.seed = 1};
-    if (!parse(argc, argv, &o)) {
+    if (!parse(argc, argv, &o) || (o.device && (strcmp(o.device, "cuda") != 0 || o.cpu))) {
         fputs(USAGE, stderr);
         return 2;
     }
+    if (o.device)
+        return check_gpu(argv[0], &o);
     lu_level first = LU_LEVEL_REF, last = lu_level_best();
     lutra_err err;
     if (o.cpu) {
