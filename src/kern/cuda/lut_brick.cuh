@@ -78,10 +78,11 @@ static __device__ __forceinline__ void mma16816(float c[4], const unsigned a[4],
 /* Entries lie 256 bytes apart, so an address is (code byte, lane byte). Two bits: four codes, 8
    bytes an entry, 32 copies. Else: two codes, 4 bytes, 32 copies and a gap; at three bits the two
    bits above the pair are someone else's and the entry repeats. */
-template <int B> static __device__ __forceinline__ void build_table(char *table, const uint16_t *t)
+template <int B>
+static __device__ __forceinline__ void build_table(char *table, const uint16_t *t, int threads = (int)blockDim.x)
 {
     const int vectors = B == 2 ? 16 : 8;
-    for (int i = (int)threadIdx.x; i < 256 * vectors; i += (int)blockDim.x) {
+    for (int i = (int)threadIdx.x; i < 256 * vectors; i += threads) {
         const int e = i / vectors;
         unsigned lo, hi;
         if (B == 8) {

@@ -3,6 +3,7 @@
 
 #include "kern/cuda/lut_gemv.cuh"
 #include "kern/cuda/lut_plain.cuh"
+#include "kern/cuda/lut_wgmma_plan.cuh"
 
 typedef int launcher(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
 extern template int lut_gemv_launch<2, false>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
@@ -95,6 +96,9 @@ int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu
         return 0;
     if (!s.parts)
         return lut_plain_launch(w, call);
+    lut_wgmma_plan plan;
+    if (call->m > LUT_TOKENS && lut_wgmma_choose(dev, &s, w, call, &plan))
+        return lut_wgmma_run(dev, &s, w, call, &plan);
     lut_gemv_args a = {};
     a.words = w->words;
     a.scales = (const uint32_t *)w->scales;

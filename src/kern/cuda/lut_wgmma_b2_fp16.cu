@@ -1,0 +1,5 @@
+/* lut_wgmma_b2_fp16.cu - the kernel for many tokens: 2-bit codes, fp16 activations. */
+#include "kern/cuda/lut_wgmma.cuh"
+
+template int lut_wgmma_launch<2, false>(const lut_wgmma_args &a, const CUtensorMap &map, int variant, int parts,
+                                        const cudaLaunchConfig_t *config);
