@@ -29,11 +29,14 @@ static bool level_works(const char *level)
     lutra_options_init(&o);
     o.n_threads = 1;
     o.cpu = level;
-    const bool works = lutra_format_parse("nf4:g64", &f, NULL) == LUTRA_OK &&
-                       lutra_open(&o, &ctx, NULL) == LUTRA_OK &&
-                       lutra_quantize_matrix(ctx, &f, 1, 64, w, LUTRA_F32, &q, NULL) == LUTRA_OK &&
-                       lutra_linear_open(ctx, &q, NULL, LUTRA_F32, &lin, NULL) == LUTRA_OK &&
-                       lutra_linear_multiply(ctx, lin, 1, x, &y, NULL) == LUTRA_OK && y == 1;
+    const bool works =
+        lutra_format_parse("nf4:g64", &f, NULL) == LUTRA_OK &&
+        lutra_open(&o, &ctx, NULL) == LUTRA_OK &&
+        lutra_quantize_matrix(ctx, &f, LUTRA_RANGE_MINMAX,
+                              &(lutra_matrix){.n = 1, .k = 64, .w = w, .dtype = LUTRA_F32}, &q,
+                              NULL) == LUTRA_OK &&
+        lutra_linear_open(ctx, &q, NULL, LUTRA_F32, &lin, NULL) == LUTRA_OK &&
+        lutra_linear_multiply(ctx, lin, 1, x, &y, NULL) == LUTRA_OK && y == 1;
     lutra_linear_close(lin);
     lutra_qmatrix_free(&q);
     lutra_close(ctx);

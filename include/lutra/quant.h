@@ -16,13 +16,23 @@ typedef struct lutra_qmatrix {
     uint8_t *codes; /* [n][lutra_format_row_bytes] */
     void *scales;   /* [n][groups] of format.scale_dtype */
     uint8_t *zeros; /* [n][groups] codes of the zero points, or NULL when symmetric */
+    float *tables;  /* learned formats: [n / table_rows rounded up, or 1][2^bits]; else NULL */
 } lutra_qmatrix;
 
-/* Rounds w (dense [n][k] of w_dtype: F32, F16 or BF16) to the nearest codes. E_ARG if the group
-   does not divide k; E_FORMAT on NaN or infinity, naming row and column.
-   On success *out owns its buffers (lutra_qmatrix_free). */
-LUTRA_API lutra_status lutra_quantize_matrix(lutra_ctx *ctx, const lutra_format *f, int64_t n,
-                                             int64_t k, const void *w, lutra_dtype w_dtype,
+/* A dense matrix, borrowed. */
+typedef struct lutra_matrix {
+    int64_t n, k;
+    const void *w;           /* [n][k] */
+    lutra_dtype dtype;       /* F32, F16 or BF16 */
+    const float *importance; /* [k] or NULL: how much a column's squared errors count when a table
+                                is learned, such as the mean square of the input that it meets */
+} lutra_matrix;
+
+/* Rounds m to the nearest codes; a learned format first learns its tables and takes the range rule
+   mse whatever `range` says. E_ARG if the group does not divide k; E_FORMAT on NaN or infinity,
+   naming row and column. On success *out owns its buffers (lutra_qmatrix_free). */
+LUTRA_API lutra_status lutra_quantize_matrix(lutra_ctx *ctx, const lutra_format *f,
+                                             lutra_range range, const lutra_matrix *m,
                                              lutra_qmatrix *out, lutra_err *err);
 LUTRA_API void lutra_qmatrix_free(lutra_qmatrix *q);
 
@@ -52,13 +62,13 @@ typedef struct lutra_format_rule {
 typedef struct lutra_quantize_options {
     size_t size;
     lutra_format format;
-    const char *const *ignore; /* name patterns (glob: * ?) of modules left alone */
-    int n_ignore;              /* default: "lm_head" and "*embed_tokens" */
-    bool dry_run;              /* plan only: nothing is written */
-    bool overwrite;            /* replace an existing output folder once the new one is complete;
-                                  it must be empty or hold a config.json */
-    bool restart;              /* discard the work of an interrupted run instead of resuming */
-    lutra_range range;         /* default: LUTRA_RANGE_MINMAX */
+    const char *const *ignore;  /* name patterns (glob: * ?) of modules left alone */
+    int n_ignore;               /* default: "lm_head" and "*embed_tokens" */
+    bool dry_run;               /* plan only: nothing is written */
+    bool overwrite;             /* replace an existing output folder once the new one is complete;
+                                   it must be empty or hold a config.json */
+    bool restart;               /* discard the work of an interrupted run instead of resuming */
+    lutra_range range;          /* default: LUTRA_RANGE_MINMAX */
     const lutra_recipe *recipe; /* methods for the decoder blocks, block by block; NULL: rounding to
                                    nearest, tensor by tensor */
     const lutra_calibration *calibration; /* data for the recipe; NULL where it needs none */
@@ -81,8 +91,8 @@ typedef struct lutra_quantize_report {
     double bits_per_weight; /* over the quantized tensors, scales and tables included */
     double sqnr_db;         /* signal to quantization noise over all quantized weights */
     double seconds;
-    int64_t resumed_tensors; /* found finished from an interrupted run */
-    int64_t peak_rss;        /* bytes, of this process */
+    int64_t resumed_tensors;     /* found finished from an interrupted run */
+    int64_t peak_rss;            /* bytes, of this process */
     lutra_module_error *modules; /* with a recipe: the quantized ones in layer order; owned */
     int64_t n_modules;
 } lutra_quantize_report;
@@ -94,10 +104,11 @@ LUTRA_API void lutra_quantize_options_init(lutra_quantize_options *o);
 
 /* Compresses the Hugging Face folder `in` to the folder `out`: without a recipe by rounding to
    nearest, which holds only a few tensors in memory; with one block by block, which holds one
-   decoder block, its statistics and the calibration's activations (lutra_calibration.memory). Work goes to `out`.partial, which is
-   renamed to `out` when complete; an interrupted run resumes there and gives the same bytes.
-   Fails with E_EXISTS if `out` exists, E_NOSPACE, E_FORMAT (malformed input, NaN weights, naming
-   file and tensor), E_ARG (group size that does not divide a tensor's columns, naming it). */
+   decoder block, its statistics and the calibration's activations (lutra_calibration.memory). Work
+   goes to `out`.partial, which is renamed to `out` when complete; an interrupted run resumes there
+   and gives the same bytes. Fails with E_EXISTS if `out` exists, E_NOSPACE, E_FORMAT (malformed
+   input, NaN weights, naming file and tensor), E_ARG (group size that does not divide a tensor's
+   columns, naming it). */
 LUTRA_API lutra_status lutra_quantize_checkpoint(lutra_ctx *ctx, const char *in, const char *out,
                                                  const lutra_quantize_options *o,
                                                  lutra_quantize_report *report, lutra_err *err);
@@ -106,9 +117,9 @@ LUTRA_API lutra_status lutra_quantize_checkpoint(lutra_ctx *ctx, const char *in,
 
 typedef struct lutra_act_calibration {
     size_t size;
-    const char *rule; /* how a linear's range follows from the samples: "minmax" (mean of the samples'
-                         ends, the default), "moving" (running mean), "mse" (least squared error over
-                         a histogram), "percentile" */
+    const char *rule;  /* how a linear's range follows from the samples: "minmax" (mean of the
+                          samples'  ends, the default), "moving" (running mean), "mse" (least squared
+                          error over  a histogram), "percentile" */
     double percentile; /* values inside the range, in percent; default 99.99 */
     int64_t window;    /* tokens of a sample; default 512 */
     int64_t samples;   /* at most so many; default 32 */
@@ -118,9 +129,10 @@ LUTRA_API void lutra_act_calibration_init(lutra_act_calibration *o);
 
 /* Finds one scale for the input of each linear of the blocks by running the first windows of ids[n]
    through the model, and rounds these inputs from now on. act_quant: a static format such as
-   "int8:tensor" or "int8:tensor:asym". Sessions of the model must be closed before and opened after.
-   E_ARG if the text is shorter than a window or the model rounds its inputs already; E_CANCELLED
-   leaves the model as it was. Should packing the weights anew fail (E_NOMEM), close the model. */
+   "int8:tensor" or "int8:tensor:asym". Sessions of the model must be closed before and opened
+   after. E_ARG if the text is shorter than a window or the model rounds its inputs already;
+   E_CANCELLED leaves the model as it was. Should packing the weights anew fail (E_NOMEM), close the
+   model. */
 LUTRA_API lutra_status lutra_model_calibrate(lutra_model *m, const char *act_quant,
                                              const int32_t *ids, int64_t n,
                                              const lutra_act_calibration *o, lutra_err *err);

@@ -471,8 +471,6 @@ lutra_status lu_gptq_round(lu_block *b, lu_site_linear *l, const float *u, const
         return lu_fail_nomem(err, sizeof *encoder);
     lu_ops ops;
     lu_ops_fill(&ops, b->level);
-    lu_encoder_init(encoder, &l->format, b->level);
-    encoder->range = l->range;
     walk g = {.s = s, .encoder = encoder, .ops = &ops, .l = l, .u = u, .order = order};
     g.groups = lutra_format_groups(&l->format, l->k);
     g.group_size = l->k / g.groups;
@@ -481,8 +479,11 @@ lutra_status lu_gptq_round(lu_block *b, lu_site_linear *l, const float *u, const
     g.block = block_of(s, g.group_size, l->k);
     atomic_init(&g.bad_row, l->n);
     lutra_status status = take_room(b, &g, err);
-    for (; status == LUTRA_OK && g.first < l->n; g.first += SLAB)
-        status = round_slab(b, &g, l->n - g.first < SLAB ? l->n - g.first : SLAB, err);
+    for (int64_t end; status == LUTRA_OK && g.first < l->n; g.first = end) {
+        lu_linear_encoder(b, l, g.first, encoder, &end);
+        end = end - g.first < SLAB ? end : g.first + SLAB;
+        status = round_slab(b, &g, end - g.first, err);
+    }
     if (status == LUTRA_OK && atomic_load(&g.bad_row) < l->n)
         status = fail_row(&g, err);
     if (status == LUTRA_OK && g.walk_groups && s->act_order && g.groups > 1)
@@ -503,6 +504,18 @@ static lutra_status round_to_nearest(lu_block *b, lu_site *s, lutra_err *err)
     return LUTRA_OK;
 }
 
+static lutra_status learn_tables(lu_block *b, lu_site *s, lutra_err *err)
+{
+    float *importance = lu_site_importance(s);
+    lutra_status status =
+        importance ? LUTRA_OK : lu_fail_nomem(err, (size_t)s->k * sizeof *importance);
+    for (int i = 0; status == LUTRA_OK && i < s->n_linears; i++)
+        if (s->linears[i]->wanted)
+            status = lu_linear_learn(b, s->linears[i], importance, err);
+    lu_free(importance);
+    return status;
+}
+
 static lutra_status gptq_site(lu_block *b, lu_site *site, const void *set, lutra_err *err)
 {
     const settings *s = set;
@@ -518,7 +531,9 @@ static lutra_status gptq_site(lu_block *b, lu_site *site, const void *set, lutra
     if (!order)
         return lu_fail_nomem(err, (size_t)site->k * sizeof *order);
     bool definite = false;
-    lutra_status status = choose_order(h, site->k, s->act_order, order, err);
+    lutra_status status = learn_tables(b, site, err); /* while h is the Hessian */
+    if (status == LUTRA_OK)
+        status = choose_order(h, site->k, s->act_order, order, err);
     if (status == LUTRA_OK && s->act_order)
         status = permute(b->la, h, site->k, order, err);
     if (status == LUTRA_OK)

@@ -24,7 +24,6 @@ void lu_linear_free_codes(lu_site_linear *l)
     lu_free(l->codes.scales);
     lu_free(l->codes.zeros);
     lu_free(l->codes.group_of);
-    lu_free(l->codes.tables);
     lu_free(l->codes.outlier_columns);
     lu_free(l->codes.outlier_weights);
     l->codes = (lu_codes){.codes = NULL};
@@ -44,11 +43,7 @@ lutra_status lu_linear_open_codes(lu_site_linear *l, lutra_err *err)
     l->codes.codes = lu_calloc(n, lutra_format_row_bytes(f, l->k));
     l->codes.scales = lu_calloc(count, lutra_dtype_bytes(f->scale_dtype));
     l->codes.zeros = f->zero_point ? lu_calloc(count, 1) : NULL;
-    l->codes.tables = f->learned ? lu_calloc((size_t)lu_format_tables(f, l->n) << f->bits,
-                                             sizeof *l->codes.tables)
-                                 : NULL;
-    if (l->codes.codes && l->codes.scales && (!f->zero_point || l->codes.zeros) &&
-        (!f->learned || l->codes.tables))
+    if (l->codes.codes && l->codes.scales && (!f->zero_point || l->codes.zeros))
         return LUTRA_OK;
     lu_linear_free_codes(l);
     return lu_fail_nomem(err, n * lutra_format_row_bytes(f, l->k));
@@ -58,7 +53,8 @@ lutra_status lu_linear_open_codes(lu_site_linear *l, lutra_err *err)
  */
 
 typedef struct {
-    const lu_encoder *encoder;
+    const lu_encoder *encoder; /* for the rows from `first` on */
+    int64_t first;
     const lu_site_linear *l;
     const float *w;
     float *decoded; /* NULL: codes only */
@@ -114,7 +110,7 @@ static void round_rows(void *arg, int64_t begin, int64_t end, int worker)
     const lu_site_linear *l = j->l;
     const lutra_format *f = &j->encoder->format;
     const size_t groups = (size_t)lutra_format_groups(f, l->k);
-    for (int64_t r = begin; r < end; r++) {
+    for (int64_t r = j->first + begin; r < j->first + end; r++) {
         const size_t at = (size_t)(j->scratch ? worker : r);
         if (round_row(j, r, at) >= 0) {
             int64_t lowest = atomic_load(&j->bad_row);
@@ -136,11 +132,14 @@ static lutra_status run_round(lu_block *b, round_job *j, lutra_err *err)
     lu_encoder *e = lu_alloc(sizeof *e);
     if (!e)
         return lu_fail_nomem(err, sizeof *e);
-    lu_encoder_init(e, &l->format, b->level);
-    e->range = l->range;
     j->encoder = e;
     atomic_init(&j->bad_row, l->n);
-    lu_pool_for(b->ctx->pool, l->n, rows_at_a_time(l->k), round_rows, j);
+    for (int64_t end; j->first < l->n; j->first = end) {
+        lu_linear_encoder(b, l, j->first, e, &end);
+        lu_pool_for(b->ctx->pool, end - j->first, rows_at_a_time(l->k), round_rows, j);
+        if (atomic_load(&j->bad_row) < l->n)
+            break;
+    }
     lutra_status status = LUTRA_OK;
     const int64_t row = atomic_load(&j->bad_row);
     if (row < l->n) {
@@ -156,6 +155,8 @@ static lutra_status run_round(lu_block *b, round_job *j, lutra_err *err)
 
 lutra_status lu_linear_round(lu_block *b, lu_site_linear *l, lutra_err *err)
 {
+    if (!l->tables)
+        LU_TRY(lu_linear_learn(b, l, NULL, err));
     LU_TRY(lu_linear_open_codes(l, err));
     round_job j = {.l = l, .w = l->w, .to = l->codes};
     LU_TRY(run_round(b, &j, err));
@@ -210,7 +211,7 @@ void *lu_linear_codes_part(lu_site_linear *l, lu_tensor_kind kind)
         [LU_TENSOR_CODES] = c->codes,
         [LU_TENSOR_SCALES] = c->scales,
         [LU_TENSOR_ZEROS] = c->zeros,
-        [LU_TENSOR_TABLE] = c->tables,
+        [LU_TENSOR_TABLE] = l->tables,
         [LU_TENSOR_GROUPS] = c->group_of,
         [LU_TENSOR_OUTLIER_COLUMNS] = c->outlier_columns,
         [LU_TENSOR_OUTLIER_WEIGHTS] = c->outlier_weights,
@@ -229,7 +230,7 @@ void lu_linear_decode_row(const lu_site_linear *l, int64_t row, float *out)
         (const uint8_t *)l->codes.scales + r * groups * lutra_dtype_bytes(f->scale_dtype);
     const uint8_t *zeros = l->codes.zeros ? l->codes.zeros + r * groups : NULL;
     const int64_t block = f->table_rows ? row / f->table_rows : 0, size = l->k / (int64_t)groups;
-    const float *table = l->codes.tables ? l->codes.tables + (block << f->bits) : f->table;
+    const float *table = l->tables ? l->tables + (block << f->bits) : f->table;
     for (int64_t c = 0; c < l->k; c++) {
         const int64_t g = l->codes.group_of ? l->codes.group_of[c] : c / size;
         out[c] = lu_scale_get(f->scale_dtype, scales, g) *

@@ -25,6 +25,7 @@
 
 #include "base/context.h"
 #include "fmt/scheme.h"
+#include "kern/encode.h"
 #include "kern/table.h"
 #include "la/dense.h"
 #include "lutra/method.h"
@@ -62,7 +63,6 @@ typedef struct lu_codes {
     uint8_t *zeros;    /* [n][groups] codes of zero points; NULL when symmetric */
     int32_t *group_of; /* [k] group of each column, where groups are not runs of columns (act-order
                           without static groups); else NULL */
-    float *tables;     /* [lu_format_tables][2^bits] where format.learned; format.table is unused */
     int64_t n_outliers; /* columns kept in fp16, whose codes are not used */
     int32_t *outlier_columns;  /* [n_outliers] ascending */
     uint16_t *outlier_weights; /* [n][n_outliers] fp16 */
@@ -82,6 +82,8 @@ typedef struct lu_site_linear {
     lutra_range range;   /* how a group's scale follows from its weights */
     float *lo, *hi; /* [n][groups] ends of each group's range to use instead of its smallest and
                        largest weight, or NULL; owned by the linear (lu_array) */
+    float *tables; /* format.learned: [lu_format_tables][2^bits] by lu_linear_learn, else NULL; then
+                      format.table is only where learning started. Owned by the linear (lu_array) */
     lu_codes codes; /* the result */
     double signal, noise; /* sums of w^2 and (w - decoded)^2 over the linear, set by close_codes */
 } lu_site_linear;
@@ -212,7 +214,19 @@ bool lu_seam_shifts(const lu_seam *seam);
  */
 lutra_status lu_seam_shift(lu_block *b, lu_seam *seam, const float *z, lutra_err *err);
 
-/* linear_codes.c. Allocates codes for l->format (and tables, where learned); frees what was there. */
+/* linear_tables.c. Learns l->tables from w as it is now, if the format is learned; else does nothing.
+   A rounding pass calls it first. importance: [k] weight of each column's squared errors, such as the
+   diagonal of the Hessian, or NULL. */
+lutra_status lu_linear_learn(lu_block *b, lu_site_linear *l, const float *importance,
+                             lutra_err *err);
+/* Prepares an encoder for row `row` under l->range (learned: mse), with the table that the row uses;
+   it serves rows up to *end. */
+void lu_linear_encoder(const lu_block *b, const lu_site_linear *l, int64_t row, lu_encoder *out,
+                       int64_t *end);
+/* The diagonal of the site's Hessian, [k] (lu_free); NULL without one, or without memory. */
+float *lu_site_importance(const lu_site *s);
+
+/* linear_codes.c. Allocates codes for l->format; frees what was there. */
 lutra_status lu_linear_open_codes(lu_site_linear *l, lutra_err *err);
 /* Sets signal and noise and replaces w by the decoded values. */
 lutra_status lu_linear_close_codes(lu_block *b, lu_site_linear *l, lutra_err *err);
@@ -221,9 +235,11 @@ void *lu_linear_codes_part(lu_site_linear *l, lu_tensor_kind kind);
 /* One row of the decoded values, [k]. */
 void lu_linear_decode_row(const lu_site_linear *l, int64_t row, float *out);
 void lu_linear_free_codes(lu_site_linear *l);
-/* Rounds to nearest under l->range and l->lo, l->hi: codes of w. */
+/* Rounds to nearest under l->range and l->lo, l->hi: codes of w. Learns tables first, unless there
+   are some. */
 lutra_status lu_linear_round(lu_block *b, lu_site_linear *l, lutra_err *err);
-/* What rounding w (of the shape of l) to l->format would give: out [n][k], may be w. */
+/* What rounding w (of the shape of l) to l->format would give: out [n][k], may be w. Where the format
+   is learned and l->tables are not there yet, the table that learning starts from stands for them. */
 lutra_status lu_linear_fake_round(lu_block *b, const lu_site_linear *l, const float *w, float *out,
                                   lutra_err *err);
 

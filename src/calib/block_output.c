@@ -291,11 +291,15 @@ static lutra_status open_extras(const lu_plan_tensor *t, lu_site_linear *l, lutr
 {
     lu_codes *c = &l->codes;
     const size_t n = (size_t)t->n_outliers;
+    const lutra_format *f = &l->format;
+    const size_t values = f->learned ? (size_t)lu_format_tables(f, l->n) << f->bits : 0;
+    lu_free(l->tables);
+    l->tables = values ? lu_array(values, sizeof *l->tables) : NULL;
     c->n_outliers = t->n_outliers;
     c->group_of = t->scheme->column_groups ? lu_array((size_t)l->k, sizeof *c->group_of) : NULL;
     c->outlier_columns = n ? lu_array(n, sizeof *c->outlier_columns) : NULL;
     c->outlier_weights = n ? lu_array((size_t)l->n, n * sizeof *c->outlier_weights) : NULL;
-    return (c->group_of || !t->scheme->column_groups) &&
+    return (c->group_of || !t->scheme->column_groups) && (l->tables || !values) &&
                    (!n || (c->outlier_columns && c->outlier_weights))
                ? LUTRA_OK
                : lu_fail_nomem(err, (size_t)l->n * n * sizeof *c->outlier_weights);

@@ -217,6 +217,7 @@ void lu_view_close(lu_view *v)
         lu_free(l->w);
         lu_free(l->lo);
         lu_free(l->hi);
+        lu_free(l->tables);
     }
     for (int i = 0; v->block.sites && i < v->block.n_sites; i++)
         lu_stats_free(&v->block.sites[i].stats);

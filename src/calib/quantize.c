@@ -36,28 +36,15 @@ void lutra_quantize_options_init(lutra_quantize_options *o)
 
 /* ---- checks --------------------------------------------------------------------------------- */
 
-static lutra_status check_format(const lutra_format *f, lutra_err *err)
-{
-    LU_TRY(lu_format_check(f, err));
-    if (f->learned)
-        return lu_fail(err, LUTRA_E_UNSUPPORTED,
-                       "format %s: its tables are learned, which rounding "
-                       "to nearest does not do",
-                       f->name);
-    return LUTRA_OK;
-}
-
 static lutra_status check_options(const lutra_quantize_options *o, lutra_err *err)
 {
-    LU_TRY(check_format(&o->format, err));
+    LU_TRY(lu_format_check(&o->format, err));
     for (int i = 0; i < o->n_rules; i++) {
-        const lutra_status status = check_format(&o->rules[i].format, err);
+        const lutra_status status = lu_format_check(&o->rules[i].format, err);
         if (status != LUTRA_OK)
             return lu_fail_prefix(err, status, "format for '%s'", o->rules[i].pattern);
     }
-    if (o->range != LUTRA_RANGE_MINMAX && o->range != LUTRA_RANGE_MSE)
-        return lu_fail(err, LUTRA_E_ARG, "range rule %d, expected minmax (0) or mse (1)",
-                       (int)o->range);
+    LU_TRY(lu_range_check(o->range, err));
     if (o->recipe && lutra_recipe_needs_data(o->recipe) &&
         (!o->calibration || !o->calibration->data) && !o->dry_run)
         return lu_fail(err, LUTRA_E_ARG,
@@ -180,7 +167,9 @@ static void fill_report(const lu_plan *p, lutra_quantize_report *r)
     if (p->params_encoded > 0) {
         double tables = 0; /* those that config.json holds */
         for (int i = 0; i < p->n_schemes; i++)
-            tables += (double)(sizeof(float) << p->schemes[i].format.bits);
+            tables += p->schemes[i].format.learned
+                          ? 0
+                          : (double)(sizeof(float) << p->schemes[i].format.bits);
         r->bits_per_weight = 8 * ((double)p->bytes_encoded + tables) / (double)p->params_encoded;
     }
 }

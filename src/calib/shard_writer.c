@@ -19,6 +19,7 @@
 #include "algo/rtn.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "calib/tensor_tables.h"
 
 #define PIECE_BYTES ((int64_t)4 << 20) /* input per piece, at least one row */
 
@@ -35,7 +36,10 @@ struct lu_shard_writer {
     int64_t batch_bytes;
     lu_journal *journal;
     lu_journal_entry *entries;
+    lu_level level;
     lu_encoder *encoders; /* one per scheme of the plan */
+    lu_encoder *learned;  /* one per thread, for tables of a tensor's own */
+    float **tables;       /* [plan->n_tensors] learned tables of the batch's tensors, or NULL */
     uint8_t **buffers;    /* one per thread: codes, scales, zeros of a piece */
     float **rows;         /* one per thread, for types that are converted first; else NULL */
     piece *pieces;        /* of the batch */
@@ -75,10 +79,25 @@ static lutra_status copy_piece(lu_shard_writer *w, const piece *p, lutra_err *er
     return LUTRA_OK;
 }
 
+/* The encoder for a piece, which lies within the rows of one table. */
+static const lu_encoder *encoder_of(lu_shard_writer *w, const piece *p, int worker)
+{
+    const lu_plan_tensor *t = &w->plan->tensors[p->tensor];
+    const float *tables = w->tables[p->tensor];
+    if (!tables)
+        return &w->encoders[t->scheme - w->plan->schemes];
+    lutra_format f = t->scheme->format;
+    const int64_t block = f.table_rows ? p->begin / f.table_rows : 0;
+    memcpy(f.table, tables + (block << f.bits), sizeof f.table[0] << f.bits);
+    lu_encoder_init(&w->learned[worker], &f, w->level);
+    w->learned[worker].range = LUTRA_RANGE_MSE;
+    return &w->learned[worker];
+}
+
 static lutra_status encode_piece(lu_shard_writer *w, piece *p, int worker, lutra_err *err)
 {
     const lu_plan_tensor *t = &w->plan->tensors[p->tensor];
-    const lu_encoder *encoder = &w->encoders[t->scheme - w->plan->schemes];
+    const lu_encoder *encoder = encoder_of(w, p, worker);
     const lutra_format *f = &t->scheme->format;
     const lutra_tensor *v = &t->in->view;
     const size_t k = (size_t)v->shape[1], n = (size_t)(p->end - p->begin), first = (size_t)p->begin;
@@ -171,7 +190,11 @@ static lutra_status add_pieces(lu_shard_writer *w, int64_t tensor, lutra_err *er
     const lu_plan_tensor *t = &w->plan->tensors[tensor];
     const int64_t n = t->scheme ? t->in->view.shape[0] : (int64_t)t->in->view.bytes,
                   step = units_per_piece(t);
-    for (int64_t at = 0; at < n; at += step) {
+    const int64_t block = t->scheme ? t->scheme->format.table_rows : 0; /* pieces lie within one */
+    for (int64_t at = 0, end; at < n; at = end) {
+        end = n - at < step ? n : at + step;
+        if (block && end > (at / block + 1) * block)
+            end = (at / block + 1) * block;
         if (w->n_pieces == w->room) {
             const int64_t room = w->room ? 2 * w->room : 256;
             piece *grown = lu_resize(w->pieces, (size_t)room * sizeof *grown);
@@ -180,16 +203,40 @@ static lutra_status add_pieces(lu_shard_writer *w, int64_t tensor, lutra_err *er
             w->pieces = grown;
             w->room = room;
         }
-        w->pieces[w->n_pieces++] = (piece){tensor, at, n - at < step ? n : at + step, 0, 0};
+        w->pieces[w->n_pieces++] = (piece){tensor, at, end, 0, 0};
     }
     return LUTRA_OK;
+}
+
+static lutra_status put_tables(lu_shard_writer *w, int64_t begin, int64_t end, lutra_err *err)
+{
+    LU_TRY(lu_tensor_tables_learn(w->ctx, w->plan, begin, end, w->level, w->tables, err));
+    for (int64_t i = begin; i < end; i++) {
+        const lu_plan_tensor *t = &w->plan->tensors[i];
+        if (!w->tables[i])
+            continue;
+        const lutra_format *f = &t->scheme->format;
+        const size_t values = (size_t)lu_format_tables(f, t->in->view.shape[0]) << f->bits;
+        LU_TRY(put(w, w->tables[i], values * sizeof(float), t->at[LU_TENSOR_TABLE], err));
+    }
+    return LUTRA_OK;
+}
+
+static void drop_tables(lu_shard_writer *w)
+{
+    for (int64_t i = 0; w->tables && i < w->plan->n_tensors; i++) {
+        lu_free(w->tables[i]);
+        w->tables[i] = NULL;
+    }
 }
 
 /* Runs the pieces collected for tensors [begin, end), makes them durable and records them. */
 static lutra_status run_batch(lu_shard_writer *w, int64_t begin, int64_t end, lutra_err *err)
 {
+    LU_TRY(put_tables(w, begin, end, err));
     atomic_store(&w->failed, w->n_pieces);
     lu_pool_for(w->ctx->pool, w->n_pieces, 1, run_pieces, w);
+    drop_tables(w);
     if (atomic_load(&w->failed) < w->n_pieces)
         return lu_fail(err, w->err.status, "%s", w->err.msg);
     if (fdatasync(w->fd) != 0)
@@ -291,9 +338,11 @@ static lutra_status allocate(lu_shard_writer *w, lutra_err *err)
             row = (size_t)v->shape[1];
     }
     w->encoders = lu_array((size_t)w->plan->n_schemes, sizeof *w->encoders);
+    w->learned = lu_array(n, sizeof *w->learned);
+    w->tables = lu_calloc((size_t)w->plan->n_tensors, sizeof *w->tables);
     w->buffers = lu_calloc(n, sizeof *w->buffers);
     w->rows = row ? lu_calloc(n, sizeof *w->rows) : NULL;
-    bool ok = w->encoders && w->buffers && (!row || w->rows);
+    bool ok = w->encoders && w->learned && w->tables && w->buffers && (!row || w->rows);
     for (size_t i = 0; ok && i < n; i++) {
         w->buffers[i] = lu_alloc_aligned(buffer);
         if (row)
@@ -313,6 +362,7 @@ lutra_status lu_writer_open(lutra_ctx *ctx, const lu_plan *plan, const char *fol
     if (!w)
         return lu_fail_nomem(err, sizeof *w);
     w->ctx = ctx;
+    w->level = level;
     w->plan = plan;
     w->folder = folder;
     w->batch_bytes = batch_bytes;
@@ -343,7 +393,10 @@ void lu_writer_close(lu_shard_writer *w)
         if (w->rows)
             lu_free(w->rows[i]);
     }
+    drop_tables(w);
     lu_free(w->encoders);
+    lu_free(w->learned);
+    lu_free(w->tables);
     lu_free(w->buffers);
     lu_free(w->rows);
     lu_free(w->pieces);

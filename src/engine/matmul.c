@@ -76,7 +76,14 @@ lutra_status lutra_linear_open(lutra_ctx *ctx, const lutra_qmatrix *q, const flo
         .scale_dtype = q->format.scale_dtype,
         .zeros = q->zeros,
     };
+    const bool blocks = q->tables && q->format.table_rows;
     memcpy(w.table, q->format.table, sizeof w.table);
+    if (blocks) {
+        w.tables = q->tables;
+        w.table_rows = q->format.table_rows;
+    } else if (q->tables) {
+        memcpy(w.table, q->tables, sizeof w.table[0] << q->format.bits);
+    }
     lutra_linear *l = lu_calloc(1, sizeof *l);
     if (!l)
         return lu_fail_nomem(err, sizeof *l);

@@ -33,6 +33,9 @@
 /* E_ARG unless every field is as lutra_format_parse or lutra_format_from_table would make it. */
 lutra_status lu_format_check(const lutra_format *f, lutra_err *err);
 
+/* E_ARG for a range rule that is none. */
+lutra_status lu_range_check(lutra_range range, lutra_err *err);
+
 /* --- rows ----------------------------------------------------------------------------------- */
 
 /* Bit streams of one row (lutra/format.h): n codes of `bits` bits. Bytes past the last code are

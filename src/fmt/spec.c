@@ -213,6 +213,13 @@ lutra_status lu_format_check(const lutra_format *f, lutra_err *err)
     return LUTRA_OK;
 }
 
+lutra_status lu_range_check(lutra_range range, lutra_err *err)
+{
+    if (range == LUTRA_RANGE_MINMAX || range == LUTRA_RANGE_MSE)
+        return LUTRA_OK;
+    return lu_fail(err, LUTRA_E_ARG, "range rule %d, expected minmax (0) or mse (1)", (int)range);
+}
+
 lutra_status lutra_format_from_table(const float *values, int n_values, int64_t group_size,
                                      lutra_dtype scale_dtype, lutra_format *out, lutra_err *err)
 {

@@ -46,6 +46,7 @@ static inline void bare_linear_free(lu_site_linear *l)
     lu_free(l->bias);
     lu_free(l->lo);
     lu_free(l->hi);
+    lu_free(l->tables);
 }
 
 /* Correlated rows with channels of different size, and all statistics of them. */

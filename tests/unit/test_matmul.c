@@ -61,8 +61,11 @@ static void products_match_the_decoded_matrix(void **state)
             lutra_linear *l = NULL;
             lutra_err err;
             assert_int_equal(lutra_format_parse(specs[s], &f, NULL), LUTRA_OK);
-            assert_int_equal(lutra_quantize_matrix(one, &f, n, k, w, LUTRA_F32, &q, &err),
-                             LUTRA_OK);
+            assert_int_equal(
+                lutra_quantize_matrix(one, &f, LUTRA_RANGE_MINMAX,
+                                      &(lutra_matrix){.n = n, .k = k, .w = w, .dtype = LUTRA_F32},
+                                      &q, &err),
+                LUTRA_OK);
             assert_int_equal(lutra_dequantize_matrix(one, &q, decoded, &err), LUTRA_OK);
             assert_int_equal(lutra_linear_open(three, &q, s % 2 ? bias : NULL, act, &l, &err),
                              LUTRA_OK);
@@ -97,7 +100,10 @@ static void wrong_arguments_are_refused(void **state)
     lutra_err err;
     float *w = random_floats(64, 1), y[1];
     assert_int_equal(lutra_format_parse("nf4:g64", &f, NULL), LUTRA_OK);
-    assert_int_equal(lutra_quantize_matrix(ctx, &f, 1, 64, w, LUTRA_F32, &q, &err), LUTRA_OK);
+    assert_int_equal(lutra_quantize_matrix(
+                         ctx, &f, LUTRA_RANGE_MINMAX,
+                         &(lutra_matrix){.n = 1, .k = 64, .w = w, .dtype = LUTRA_F32}, &q, &err),
+                     LUTRA_OK);
     assert_int_equal(lutra_linear_open(ctx, &q, NULL, LUTRA_F16, &l, &err), LUTRA_E_ARG);
     assert_int_equal(lutra_linear_open(ctx, &q, NULL, LUTRA_F32, &l, &err), LUTRA_OK);
     assert_int_equal(lutra_linear_multiply(ctx, l, -1, w, y, &err), LUTRA_E_ARG);

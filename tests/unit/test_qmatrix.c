@@ -38,8 +38,14 @@ static void check_against_codec(lutra_ctx *ctx, const char *spec, int64_t n, int
     uint16_t *half = malloc((size_t)(n * k) * sizeof *half);
     assert_int_equal(lutra_format_parse(spec, &f, NULL), LUTRA_OK);
     lu_from_f32(LUTRA_BF16, w, n * k, half);
-    assert_int_equal(lutra_quantize_matrix(ctx, &f, n, k, w, LUTRA_F32, &q, &err), LUTRA_OK);
-    assert_int_equal(lutra_quantize_matrix(ctx, &f, n, k, half, LUTRA_BF16, &h, &err), LUTRA_OK);
+    assert_int_equal(lutra_quantize_matrix(
+                         ctx, &f, LUTRA_RANGE_MINMAX,
+                         &(lutra_matrix){.n = n, .k = k, .w = w, .dtype = LUTRA_F32}, &q, &err),
+                     LUTRA_OK);
+    assert_int_equal(lutra_quantize_matrix(
+                         ctx, &f, LUTRA_RANGE_MINMAX,
+                         &(lutra_matrix){.n = n, .k = k, .w = half, .dtype = LUTRA_BF16}, &h, &err),
+                     LUTRA_OK);
     assert_int_equal(lutra_dequantize_matrix(ctx, &q, out, &err), LUTRA_OK);
 
     const size_t groups = (size_t)lutra_format_groups(&f, k), bytes = lutra_format_row_bytes(&f, k);
@@ -98,17 +104,25 @@ static void the_first_bad_weight_is_named(void **state)
     w[2900 * k + 1] = NAN;
     w[1234 * k + 56] = INFINITY;
     for (int i = 0; i < 5; i++) {
-        assert_int_equal(lutra_quantize_matrix(ctx, &f, n, k, w, LUTRA_F32, &q, &err),
+        assert_int_equal(lutra_quantize_matrix(
+                             ctx, &f, LUTRA_RANGE_MINMAX,
+                             &(lutra_matrix){.n = n, .k = k, .w = w, .dtype = LUTRA_F32}, &q, &err),
                          LUTRA_E_FORMAT);
         assert_non_null(strstr(err.msg, "row 1234, column 56 is infinite"));
     }
     w[1234 * k + 56] = 1e6f;
     w[2900 * k + 1] = 0;
-    assert_int_equal(lutra_quantize_matrix(ctx, &f, n, k, w, LUTRA_F32, &q, &err), LUTRA_E_FORMAT);
+    assert_int_equal(lutra_quantize_matrix(
+                         ctx, &f, LUTRA_RANGE_MINMAX,
+                         &(lutra_matrix){.n = n, .k = k, .w = w, .dtype = LUTRA_F32}, &q, &err),
+                     LUTRA_E_FORMAT);
     assert_non_null(strstr(err.msg, "too large for F16 scales"));
     f.scale_dtype = LUTRA_BF16;
     assert_int_equal(q.n, -5);
-    assert_int_equal(lutra_quantize_matrix(ctx, &f, n, k, w, LUTRA_F32, &q, &err), LUTRA_OK);
+    assert_int_equal(lutra_quantize_matrix(
+                         ctx, &f, LUTRA_RANGE_MINMAX,
+                         &(lutra_matrix){.n = n, .k = k, .w = w, .dtype = LUTRA_F32}, &q, &err),
+                     LUTRA_OK);
     lutra_qmatrix_free(&q);
     free(w);
     lutra_close(ctx);
@@ -123,14 +137,29 @@ static void wrong_shapes_and_types_are_refused(void **state)
     lutra_err err;
     const float w[64] = {0};
     assert_int_equal(lutra_format_parse("nf4:g64", &f, NULL), LUTRA_OK);
-    assert_int_equal(lutra_quantize_matrix(ctx, &f, 1, 32, w, LUTRA_F32, &q, &err), LUTRA_E_ARG);
-    assert_int_equal(lutra_quantize_matrix(ctx, &f, 0, 64, w, LUTRA_F32, &q, &err), LUTRA_E_ARG);
+    assert_int_equal(lutra_quantize_matrix(
+                         ctx, &f, LUTRA_RANGE_MINMAX,
+                         &(lutra_matrix){.n = 1, .k = 32, .w = w, .dtype = LUTRA_F32}, &q, &err),
+                     LUTRA_E_ARG);
+    assert_int_equal(lutra_quantize_matrix(
+                         ctx, &f, LUTRA_RANGE_MINMAX,
+                         &(lutra_matrix){.n = 0, .k = 64, .w = w, .dtype = LUTRA_F32}, &q, &err),
+                     LUTRA_E_ARG);
     assert_int_equal(
-        lutra_quantize_matrix(ctx, &f, INT64_MAX, INT64_MAX - 63, w, LUTRA_F32, &q, &err),
+        lutra_quantize_matrix(
+            ctx, &f, LUTRA_RANGE_MINMAX,
+            &(lutra_matrix){.n = INT64_MAX, .k = INT64_MAX - 63, .w = w, .dtype = LUTRA_F32}, &q,
+            &err),
         LUTRA_E_ARG);
-    assert_int_equal(lutra_quantize_matrix(ctx, &f, 1, 64, w, LUTRA_I32, &q, &err), LUTRA_E_ARG);
+    assert_int_equal(lutra_quantize_matrix(
+                         ctx, &f, LUTRA_RANGE_MINMAX,
+                         &(lutra_matrix){.n = 1, .k = 64, .w = w, .dtype = LUTRA_I32}, &q, &err),
+                     LUTRA_E_ARG);
     f.bits = 9;
-    assert_int_equal(lutra_quantize_matrix(ctx, &f, 1, 64, w, LUTRA_F32, &q, &err), LUTRA_E_ARG);
+    assert_int_equal(lutra_quantize_matrix(
+                         ctx, &f, LUTRA_RANGE_MINMAX,
+                         &(lutra_matrix){.n = 1, .k = 64, .w = w, .dtype = LUTRA_F32}, &q, &err),
+                     LUTRA_E_ARG);
     lutra_close(ctx);
 }
 
@@ -140,7 +169,9 @@ static lutra_status quantize_one_row(void *ctx)
     lutra_qmatrix q = {.n = 7};
     const float w[64] = {1};
     assert_int_equal(lutra_format_parse("int4:g64:asym", &f, NULL), LUTRA_OK);
-    const lutra_status status = lutra_quantize_matrix(ctx, &f, 1, 64, w, LUTRA_F32, &q, NULL);
+    const lutra_status status = lutra_quantize_matrix(
+        ctx, &f, LUTRA_RANGE_MINMAX, &(lutra_matrix){.n = 1, .k = 64, .w = w, .dtype = LUTRA_F32},
+        &q, NULL);
     if (status == LUTRA_OK)
         lutra_qmatrix_free(&q);
     else
