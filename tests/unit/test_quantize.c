@@ -196,6 +196,95 @@ static void every_format_writes_what_the_codec_says(void **state)
     leave(&p);
 }
 
+/* A tensor's part in a checkpoint must be what lutra_quantize_matrix makes of its weights. */
+static void same_part(const lutra_checkpoint *c, const char *module, lu_tensor_kind kind,
+                      const void *want)
+{
+    char name[600];
+    snprintf(name, sizeof name, "%s%s", module, lu_tensor_suffix(kind));
+    const lu_st_entry *e = lu_checkpoint_find(c, name);
+    assert_non_null(e);
+    assert_memory_equal(e->view.data, want, e->view.bytes);
+}
+
+static void learned_tables_are_those_of_the_matrix(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {"km2:g32", "km3:channel:f32", "km4:g8:bf16:rows64"};
+    place p;
+    enter(&p, 2);
+    write_model(&p);
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        lutra_checkpoint *a = NULL, *b = NULL;
+        lu_quant_config q;
+        bool found;
+        set_format(&p, specs[i]);
+        expect(&p, p.in, LUTRA_OK, NULL);
+        assert_int_equal(p.r.n_quantized, 4);
+        assert_int_equal(lu_checkpoint_open(p.in, &a, NULL), LUTRA_OK);
+        assert_int_equal(lu_checkpoint_open(p.out, &b, NULL), LUTRA_OK);
+        assert_int_equal(lu_quant_config_read(lu_checkpoint_json(b), &found, &q, NULL), LUTRA_OK);
+        for (int64_t m = 0; m < q.n_modules; m++) {
+            char name[600];
+            snprintf(name, sizeof name, "%s.weight", q.modules[m].name);
+            const lutra_tensor *w = &lu_checkpoint_find(a, name)->view;
+            float *values = malloc(w->bytes / lutra_dtype_bytes(w->dtype) * sizeof *values);
+            lu_to_f32(w->dtype, w->data, w->shape[0] * w->shape[1], values);
+            const lutra_matrix matrix = {
+                .n = w->shape[0], .k = w->shape[1], .w = values, .dtype = LUTRA_F32};
+            lutra_qmatrix want;
+            assert_int_equal(
+                lutra_quantize_matrix(p.ctx, &p.o.format, LUTRA_RANGE_MINMAX, &matrix, &want, NULL),
+                LUTRA_OK);
+            same_part(b, q.modules[m].name, LU_TENSOR_TABLE, want.tables);
+            same_part(b, q.modules[m].name, LU_TENSOR_CODES, want.codes);
+            same_part(b, q.modules[m].name, LU_TENSOR_SCALES, want.scales);
+            lutra_qmatrix_free(&want);
+            free(values);
+        }
+        lu_quant_config_free(&q);
+        lutra_checkpoint_close(a);
+        lutra_checkpoint_close(b);
+        syn_delete(p.out);
+    }
+    leave(&p);
+}
+
+static void rules_choose_the_format_of_modules(void **state)
+{
+    (void)state;
+    place p;
+    lutra_format_rule rules[3] = {{.pattern = "*.mlp.*"}, {.pattern = "*down_proj"}, {.pattern = "none"}};
+    enter(&p, 2);
+    write_model(&p);
+    set_format(&p, "nf4:g32");
+    assert_int_equal(lutra_format_parse("int8:channel", &rules[0].format, NULL), LUTRA_OK);
+    assert_int_equal(lutra_format_parse("int3:g8", &rules[1].format, NULL), LUTRA_OK);
+    rules[2].format = rules[1].format;
+    p.o.rules = rules;
+    p.o.n_rules = 3;
+    expect(&p, p.in, LUTRA_OK, NULL);
+    lutra_checkpoint *c = NULL;
+    lu_quant_config q;
+    bool found;
+    assert_int_equal(lu_checkpoint_open(p.out, &c, NULL), LUTRA_OK);
+    assert_int_equal(lu_quant_config_read(lu_checkpoint_json(c), &found, &q, NULL), LUTRA_OK);
+    assert_true(q.n_schemes >= 2);
+    for (int64_t i = 0; i < q.n_modules; i++) {
+        const char *name = q.modules[i].name;
+        const lutra_format *f = &q.schemes[q.modules[i].scheme].format;
+        assert_string_equal(f->name, strstr(name, "down_proj") ? "int3"
+                                     : strstr(name, ".mlp.")   ? "int8"
+                                                               : "nf4");
+    }
+    rules[1].format.bits = 1;
+    syn_delete(p.out);
+    expect(&p, p.in, LUTRA_E_ARG, "*down_proj");
+    lu_quant_config_free(&q);
+    lutra_checkpoint_close(c);
+    leave(&p);
+}
+
 static void a_users_table_is_stored_with_its_values(void **state)
 {
     (void)state;
@@ -563,6 +652,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_format_writes_what_the_codec_says),
+        cmocka_unit_test(learned_tables_are_those_of_the_matrix),
+        cmocka_unit_test(rules_choose_the_format_of_modules),
         cmocka_unit_test(a_users_table_is_stored_with_its_values),
         cmocka_unit_test(the_folder_holds_the_model_and_nothing_else),
         cmocka_unit_test(a_null_quantization_config_gives_way),
