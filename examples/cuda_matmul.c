@@ -101,7 +101,9 @@ static lutra_status run(lutra_ctx *ctx, lutra_err *err)
     if (status == LUTRA_OK)
         status = lutra_format_parse("nf4:g64", &f, err);
     if (status == LUTRA_OK)
-        status = lutra_quantize_matrix(ctx, &f, N, K, weights, LUTRA_F32, &q, err);
+        status = lutra_quantize_matrix(
+            ctx, &f, LUTRA_RANGE_MINMAX,
+            &(lutra_matrix){.n = N, .k = K, .w = weights, .dtype = LUTRA_F32}, &q, err);
     if (status == LUTRA_OK)
         status = lutra_dequantize_matrix(ctx, &q, decoded, err);
     if (status == LUTRA_OK)

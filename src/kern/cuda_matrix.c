@@ -215,11 +215,16 @@ lutra_status lutra_cuda_matrix_from(lutra_cuda *gpu, const lutra_qmatrix *q, lut
 {
     lutra_cuda_source s;
     lutra_cuda_source_init(&s);
+    if (q->tables && q->format.table_rows && q->format.table_rows < q->n)
+        return lu_fail(err, LUTRA_E_UNSUPPORTED,
+                       "a table for every %lld rows, the GPU multiplies with one per matrix: learn "
+                       "it without ':rowsN'",
+                       (long long)q->format.table_rows);
     s.n = q->n;
     s.k = q->k;
     s.bits = q->format.bits;
     s.group_size = q->format.group_size;
-    s.table = q->format.table;
+    s.table = q->tables ? q->tables : q->format.table;
     s.codes = q->codes;
     s.zeros = q->zeros;
     s.act = act;

@@ -140,8 +140,11 @@ static void test_matrices_of_the_encoder(void **state)
         lutra_cuda_matrix *packed;
         uint16_t y[M * N];
         assert_int_equal(lutra_format_parse(specs[i], &f, &r->err), LUTRA_OK);
-        assert_int_equal(lutra_quantize_matrix(r->ctx, &f, N, K, w, LUTRA_F32, &q, &r->err),
-                         LUTRA_OK);
+        assert_int_equal(
+            lutra_quantize_matrix(r->ctx, &f, LUTRA_RANGE_MINMAX,
+                                  &(lutra_matrix){.n = N, .k = K, .w = w, .dtype = LUTRA_F32}, &q,
+                                  &r->err),
+            LUTRA_OK);
         assert_int_equal(lutra_dequantize_matrix(r->ctx, &q, decoded, &r->err), LUTRA_OK);
         assert_int_equal(lutra_cuda_matrix_from(r->gpu, &q, LUTRA_F16, &packed, &r->err), LUTRA_OK);
         assert_int_equal(lutra_cuda_multiply(packed, M, r->x, K, y, N, NULL, NULL, &r->err),
