@@ -13,7 +13,8 @@ static _Atomic int64_t held, most;
 static void *counted(void *p)
 {
     if (p) {
-        const int64_t now = held += (int64_t)malloc_usable_size(p);
+        const int64_t size = (int64_t)malloc_usable_size(p);
+        const int64_t now = atomic_fetch_add(&held, size) + size;
         int64_t before = atomic_load(&most);
         while (now > before && !atomic_compare_exchange_weak(&most, &before, now))
             continue;
