@@ -12,11 +12,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "fmt/kv_format.h"
+
 /* Causal attention of the query heads that share one KV head, at n_q consecutive positions.
    Element d of query i of head h is q[h * q_head_stride + i * q_stride + d]; out likewise.
    Query i stands at position pos + i and sees the positions j <= pos + i, of these only
-   pos + i - j < window if a window is set. k and v: [position][head_dim] from position 0, dense;
-   nothing at or after position pos + n_q is read. */
+   pos + i - j < window if a window is set. k and v are rows of `kind` (fmt/kv_format.h): position p
+   is row p, or row p % slots where a cache is a ring; for KIVI k holds key groups instead, position p
+   in group p % slots / LU_KIVI_GROUP, and recent_k and recent_v the positions as they were, p in row
+   p % recent_slots. Nothing at or after position pos + n_q is read, nor of a ring what no query
+   sees. */
 typedef struct lu_attend_args {
     const float *q;
     int64_t q_stride;        /* floats between queries */
@@ -25,7 +30,11 @@ typedef struct lu_attend_args {
     int64_t n_heads;         /* query heads on this KV head; 0 means 1 */
     int64_t pos;
     const void *k, *v;
-    int kv_bf16;             /* 0: k and v are float, 1: bf16 */
+    lu_kv_kind kind;
+    int64_t slots;           /* 0: as many as there are positions; else a multiple of 64 */
+    const void *recent_k, *recent_v; /* KIVI only, float or bf16 */
+    int64_t recent_slots;    /* a multiple of 64 */
+    int recent_bf16;
     int64_t head_dim;
     int64_t window;          /* 0 = none */
     float scale;             /* multiplies q.k */

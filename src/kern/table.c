@@ -103,7 +103,7 @@ size_t lu_attend_scratch(int64_t n_kv, int64_t head_dim)
 {
     const size_t lanes = LU_ATTEND_MAX_LANES;
     const size_t dim = ((size_t)head_dim + lanes - 1) / lanes * lanes;
-    const size_t blocked = LU_ATTEND_KEYS * dim * 2                   /* keys transposed, values */
+    const size_t blocked = LU_ATTEND_KEYS * dim * 3 /* keys, values, decoded keys */
                            + LU_ATTEND_ROWS * dim                     /* sums of values */
                            + LU_ATTEND_ROWS * (lanes + 1)             /* sums of weights, maxima */
                            + LU_ATTEND_TILE * LU_ATTEND_KEYS + lanes; /* scores, alignment */

@@ -73,7 +73,7 @@ static void attend_block(const attention_job *job, const lu_segment *s, int64_t 
         .pos = s->pos + first,
         .k = lu_kv_block(s->kv, job->layer, 0, kv_head),
         .v = lu_kv_block(s->kv, job->layer, 1, kv_head),
-        .kv_bf16 = f->model->act == LUTRA_BF16,
+        .kind = f->model->act == LUTRA_BF16 ? LU_KV_BF16 : LU_KV_F32,
         .head_dim = c->head_dim,
         .window = c->kind[job->layer] == LU_ATTN_SLIDING ? c->window : 0,
         .scale = c->query_scale,

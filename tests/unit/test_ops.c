@@ -74,7 +74,7 @@ static attend_data make(const attend_case *c)
                               .pos = c->pos,
                               .k = t.k,
                               .v = t.v,
-                              .kv_bf16 = c->bf16,
+                              .kind = c->bf16 ? LU_KV_BF16 : LU_KV_F32,
                               .head_dim = c->head_dim,
                               .window = c->window,
                               .scale = 1.0f / sqrtf((float)c->head_dim),
@@ -98,7 +98,7 @@ static void release(attend_data *t)
 static double kv_at(const lu_attend_args *a, const void *kv, int64_t j, int64_t d)
 {
     const int64_t i = j * a->head_dim + d;
-    return a->kv_bf16 ? lu_bf16_to_f32(((const uint16_t *)kv)[i]) : ((const float *)kv)[i];
+    return a->kind == LU_KV_BF16 ? lu_bf16_to_f32(((const uint16_t *)kv)[i]) : ((const float *)kv)[i];
 }
 
 /* The definition, in double: weights of every position, the invisible ones 0. */

@@ -228,7 +228,7 @@ static bool bench_attend(const lu_ops *ops, const attend_shape *s, const ck_roof
                                   .pos = s->pos,
                                   .k = k,
                                   .v = v,
-                                  .kv_bf16 = s->bf16,
+                                  .kind = s->bf16 ? LU_KV_BF16 : LU_KV_F32,
                                   .head_dim = s->head_dim,
                                   .scale = 1 / sqrtf((float)s->head_dim),
                                   .out = out,

@@ -301,7 +301,7 @@ static void attend_uses_one_head(const lu_attend_args *a)
 static void attend_reads_past_the_keys(const lu_attend_args *a)
 {
     const int64_t n = (a->pos + a->n_q) * a->head_dim;
-    (void)*((const volatile uint16_t *)a->k + (a->kv_bf16 ? n : 2 * n));
+    (void)*((const volatile uint16_t *)a->k + (a->kind == LU_KV_BF16 ? n : 2 * n));
     good.attend(a);
 }
 

@@ -157,6 +157,36 @@ static inline void v_store_u8_n(uint8_t *p, vec x, int64_t n)
     memcpy(p, &t, (size_t)n);
 }
 
+/* n codes of 4 or 2 bits, lowest first in their bytes, as floats */
+static inline vec v_load_u4_n(const uint8_t *p, int64_t n)
+{
+    uint32_t t = 0;
+    memcpy(&t, p, (size_t)(n + 1) / 2);
+    const __m256i shift = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+    const __m256i c = _mm256_srlv_epi32(_mm256_set1_epi32((int)t), shift);
+    return _mm256_cvtepi32_ps(_mm256_and_si256(c, _mm256_set1_epi32(15)));
+}
+
+static inline vec v_load_u2_n(const uint8_t *p, int64_t n)
+{
+    uint16_t t = 0;
+    memcpy(&t, p, (size_t)(n + 3) / 4);
+    const __m256i shift = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
+    const __m256i c = _mm256_srlv_epi32(_mm256_set1_epi32(t), shift);
+    return _mm256_cvtepi32_ps(_mm256_and_si256(c, _mm256_set1_epi32(3)));
+}
+
+/* e4m3: the exponent and mantissa of float16 at 2^-8; NaN becomes 480 */
+static inline vec v_load_e4m3_n(const uint8_t *p, int64_t n)
+{
+    uint64_t t = 0;
+    memcpy(&t, p, (size_t)n);
+    const __m128i b = _mm_cvtepu8_epi16(_mm_cvtsi64_si128((int64_t)t));
+    const __m128i sign = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x80)), 8);
+    const __m128i rest = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x7f)), 7);
+    return _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(sign, rest)), _mm256_set1_ps(256.0f));
+}
+
 /* Lanes outside [lo, hi) become fill. */
 static inline vec v_outside_to(vec x, int64_t lo, int64_t hi, float fill)
 {

@@ -113,6 +113,36 @@ static inline void v_store_u8_n(uint8_t *p, vec x, int64_t n)
     _mm512_mask_cvtepi32_storeu_epi8(p, v_first(n), _mm512_cvtps_epi32(x));
 }
 
+/* n codes of 4 or 2 bits, lowest first in their bytes, as floats */
+static inline vec v_load_u4_n(const uint8_t *p, int64_t n)
+{
+    uint64_t t = 0;
+    __builtin_memcpy(&t, p, (size_t)(n + 1) / 2);
+    const __m128i b = _mm_cvtsi64_si128((int64_t)t), mask = _mm_set1_epi8(15);
+    const __m128i c = _mm_unpacklo_epi8(_mm_and_si128(b, mask),
+                                        _mm_and_si128(_mm_srli_epi16(b, 4), mask));
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(c));
+}
+
+static inline vec v_load_u2_n(const uint8_t *p, int64_t n)
+{
+    uint32_t t = 0;
+    __builtin_memcpy(&t, p, (size_t)(n + 3) / 4);
+    const __m512i shift =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i c = _mm512_srlv_epi32(_mm512_set1_epi32((int)t), shift);
+    return _mm512_cvtepi32_ps(_mm512_and_si512(c, _mm512_set1_epi32(3)));
+}
+
+/* e4m3: the exponent and mantissa of float16 at 2^-8; NaN becomes 480 */
+static inline vec v_load_e4m3_n(const uint8_t *p, int64_t n)
+{
+    const __m256i b = _mm256_cvtepu8_epi16(_mm_maskz_loadu_epi8(v_first(n), p));
+    const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(b, _mm256_set1_epi16(0x80)), 8);
+    const __m256i rest = _mm256_slli_epi16(_mm256_and_si256(b, _mm256_set1_epi16(0x7f)), 7);
+    return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(sign, rest)), _mm512_set1_ps(256.0f));
+}
+
 /* Lanes outside [lo, hi) become fill. */
 static inline vec v_outside_to(vec x, int64_t lo, int64_t hi, float fill)
 {
