@@ -49,6 +49,7 @@ static void print_json(const cli_call *call, const settings *s, const lutra_perp
     json_object_set_new(o, "text", out_string(s->text));
     json_object_set_new(o, "device", out_string(s->numbers.device));
     json_object_set_new(o, "dtype", json_string(s->numbers.dtype));
+    json_object_set_new(o, "kv", json_string(s->numbers.kv));
     json_object_set_new(o, "act_quant",
                         s->numbers.act_quant ? out_string(s->numbers.act_quant) : json_null());
     json_object_set_new(o, "perplexity", out_real(p->perplexity));

@@ -22,6 +22,7 @@ lutra_status cli_load(cli_call *call, const char *path, const cli_numbers *numbe
     o.dtype = dtype_of(numbers->dtype);
     o.device = numbers->device;
     o.act_quant = numbers->act_quant;
+    o.kv = strcmp(numbers->kv, "dtype") == 0 ? NULL : numbers->kv;
     memset(out, 0, sizeof *out);
     LU_TRY(cli_open(call, &out->ctx, err));
     LU_TRY(lutra_tokenizer_open(path, &out->tokenizer, err)); /* first: it is quick to fail */

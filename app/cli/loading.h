@@ -18,6 +18,7 @@ typedef struct cli_numbers {
     const char *dtype;     /* "bf16", "fp16" or "fp32" */
     const char *device;    /* "cpu", "cuda" or "cuda:N" */
     const char *act_quant; /* NULL: linears get their input as it is */
+    const char *kv;        /* "dtype": as dtype says */
 } cli_numbers;
 
 /* Opens the model at `path` with the call's threads and CPU level. *out is always fit for
@@ -34,6 +35,9 @@ void cli_unload(cli_loaded *l);
     {"dtype", 0, CLI_CHOICE, "TYPE", offsetof(settings, numbers.dtype), 0, 0, "bf16|fp16|fp32",    \
      "bf16", "activations and KV cache: bf16 is fast, fp32 (CPU only) exact, fp16 (GPU only) in "  \
      "between"},                                                                                   \
+    {"kv", 0, CLI_CHOICE, "FORMAT", offsetof(settings, numbers.kv), 0, 0,                          \
+     "dtype|int8|int4|fp8|kivi4|kivi2", "dtype",                                                   \
+     "KV cache: as --dtype, or smaller: a scale per token and head, or KIVI (keys per channel)"},  \
     {                                                                                              \
         "act-quant", 0, CLI_TEXT, "SPEC", offsetof(settings, numbers.act_quant), 0, 0, NULL, NULL, \
             "round the inputs of linears to integers: int8 (a scale per token), int4:g128 (per "   \

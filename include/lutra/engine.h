@@ -24,7 +24,10 @@ LUTRA_API lutra_status lutra_session_feed(lutra_session *s, const int32_t *ids, 
                                           bool all, float *logits, lutra_err *err);
 LUTRA_API int64_t lutra_session_length(const lutra_session *s);
 LUTRA_API int64_t lutra_session_capacity(const lutra_session *s);
-/* Forgets all but the first n tokens (n <= length). */
+/* Bytes of the KV cache's memory; on a GPU, where sessions share pages, 0. */
+LUTRA_API int64_t lutra_session_kv_bytes(const lutra_session *s);
+/* Forgets all but the first n tokens (n <= length). Where a cache has dropped what the next token
+   needs (layers with a sliding window, KIVI), the next feed computes it again from the tokens. */
 LUTRA_API lutra_status lutra_session_truncate(lutra_session *s, int64_t n, lutra_err *err);
 
 /* --- sampling ------------------------------------------------------------------------------- */

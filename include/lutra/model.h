@@ -21,6 +21,9 @@ typedef struct lutra_model_options {
                               and group of columns), "int8:tensor" (one scale, from the checkpoint's
                               M.input_scale tensors). Routers and lm_head are left alone. On the
                               CPU only. */
+    const char *kv;     /* NULL: a KV cache in the type of `dtype`; "int8", "int4" or "fp8": a scale per
+                           token and head; "kivi4" or "kivi2": keys per channel in groups of 32
+                           tokens, values per token, the newest as they are. On the CPU only. */
     const char *device; /* where the model lives and runs: "cpu" or NULL, "cuda", "cuda:N" */
 } lutra_model_options;
 

@@ -1,6 +1,7 @@
 /* session.c - feeding tokens of one sequence. Long inputs run in passes of bounded size; the length
    moves only when all of them are done, so a refused or cancelled feed leaves the session as it was
-   (the cache rows written meanwhile are behind its end). Nothing is allocated after opening. */
+   (the cache rows written meanwhile are behind its end, or are made again). Nothing is allocated
+   after opening. */
 #include "engine/session.h"
 
 #include <inttypes.h>
@@ -13,8 +14,8 @@ static lutra_status open_into(lutra_session *s, int64_t capacity, lutra_err *err
 {
     const int64_t vocab = s->model->config.vocab_size;
     const int64_t most = s->model->gpu ? LU_GPU_FORWARD_ROWS : LU_FORWARD_ROWS;
-    LU_TRY(lu_kv_open(s->model, capacity, &s->kv, err));
     const int64_t rows = capacity < most ? capacity : most;
+    LU_TRY(lu_kv_open_for(s->model, capacity, rows, &s->kv, err));
     LU_TRY(lu_forward_open(s->model, rows, capacity, &s->forward, err));
     s->ids = lu_array((size_t)capacity, sizeof *s->ids);
     s->logits = lu_array((size_t)vocab, sizeof *s->logits);
@@ -82,15 +83,16 @@ static lutra_status check_ids(const lutra_session *s, const int32_t *ids, int64_
     return LUTRA_OK;
 }
 
-lutra_status lutra_session_feed(lutra_session *s, const int32_t *ids, int64_t n, bool all,
-                                float *logits, lutra_err *err)
+/* Runs tokens at [pos, pos + n). logits as lutra_session_feed says. */
+static lutra_status run_tokens(lutra_session *s, int64_t pos, const int32_t *ids, int64_t n,
+                               bool all, float *logits, lutra_err *err)
 {
     const int64_t vocab = s->model->config.vocab_size, step = lu_forward_max_rows(s->forward);
-    LU_TRY(check_ids(s, ids, n, err));
     for (int64_t done = 0; done < n;) {
         const int64_t rows = n - done < step ? n - done : step;
-        const lu_segment segment = {
-            .kv = &s->kv, .pos = s->length + done, .ids = ids + done, .n = rows};
+        const lu_segment segment = {.kv = &s->kv, .pos = pos + done, .ids = ids + done, .n = rows};
+        if (s->written < pos + done + rows)
+            s->written = pos + done + rows;
         LU_TRY(lu_forward_run(s->forward, &segment, 1, err));
         if (logits && all)
             LU_TRY(lu_forward_logits(s->forward, 0, rows, logits + done * vocab, err));
@@ -98,10 +100,32 @@ lutra_status lutra_session_feed(lutra_session *s, const int32_t *ids, int64_t n,
             LU_TRY(lu_forward_logits(s->forward, rows - 1, 1, logits, err));
         done += rows;
     }
+    return LUTRA_OK;
+}
+
+/* Where the cache went further than it can go back (kv.h), it is made again from the tokens. */
+static lutra_status restore(lutra_session *s, lutra_err *err)
+{
+    if (s->written - s->length <= s->kv.slack)
+        return LUTRA_OK;
+    s->written = INT64_MAX; /* also if this is cancelled */
+    LU_TRY(run_tokens(s, 0, s->ids, s->length, false, NULL, err));
+    s->written = s->length;
+    return LUTRA_OK;
+}
+
+lutra_status lutra_session_feed(lutra_session *s, const int32_t *ids, int64_t n, bool all,
+                                float *logits, lutra_err *err)
+{
+    LU_TRY(check_ids(s, ids, n, err));
+    LU_TRY(restore(s, err));
+    LU_TRY(run_tokens(s, s->length, ids, n, all, logits, err));
     memcpy(s->ids + s->length, ids, (size_t)n * sizeof *ids);
     s->length += n;
     return LUTRA_OK;
 }
+
+int64_t lutra_session_kv_bytes(const lutra_session *s) { return (int64_t)s->kv.bytes; }
 
 lutra_status lutra_session_truncate(lutra_session *s, int64_t n, lutra_err *err)
 {

@@ -10,6 +10,7 @@ struct lutra_session {
     lu_kv kv;
     lu_forward *forward;
     int64_t length;
+    int64_t written; /* the furthest the cache was written to since it was last whole */
     int32_t *ids;  /* [capacity]: tokens fed so far */
     float *logits; /* [vocab_size]: of the last position, for lutra_generate */
 };

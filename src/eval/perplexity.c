@@ -116,7 +116,7 @@ static lutra_status prepare(evaluation *e, lutra_err *err)
     if (!e->kv || !e->segments || !e->input_ids || !e->logits || !e->losses)
         return lu_fail_nomem(err, n_logits * sizeof *e->logits);
     for (int64_t i = 0; i < e->batch; i++)
-        LU_TRY(lu_kv_open(e->model, e->inputs, &e->kv[i], err));
+        LU_TRY(lu_kv_open_for(e->model, e->inputs, needed < rows ? needed : rows, &e->kv[i], err));
     return LUTRA_OK;
 }
 

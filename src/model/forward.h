@@ -22,7 +22,8 @@
 
 typedef struct lu_segment {
     lu_kv *kv;
-    int64_t pos; /* position of ids[0]: what kv holds before; pos + n <= kv->capacity */
+    int64_t pos; /* position of ids[0]: what kv holds before; pos + n <= kv->capacity, and n at
+                    most what the cache was opened for */
     const int32_t *ids;
     int64_t n;
 } lu_segment;

@@ -193,6 +193,7 @@ typedef struct {
     lutra_dtype act;
     bool bare;            /* weights come later, layer by layer */
     lu_act_format inputs; /* bits 0: not rounded */
+    lu_kv_kind kv;
     int gpu;              /* its number; -1 = on the CPU */
 } opening;
 
@@ -218,6 +219,7 @@ static lutra_status open_model(lutra_ctx *ctx, const char *path, const opening *
         return lu_fail_nomem(err, sizeof *m);
     m->ctx = ctx;
     m->act = o->act;
+    m->kv_kind = o->kv;
     const lutra_status status = open_into(m, path, o, err);
     if (status == LUTRA_OK)
         *out = m;
@@ -247,6 +249,12 @@ lutra_status lutra_model_open(lutra_ctx *ctx, const char *path, const lutra_mode
                        lutra_dtype_name(o.dtype), gpu ? "F16" : "F32", gpu ? "GPU" : "CPU");
     if (o.act_quant)
         LU_TRY(lu_act_format_parse(o.act_quant, &how.inputs, err));
+    how.kv = o.dtype == LUTRA_F32 ? LU_KV_F32 : LU_KV_BF16;
+    if (o.kv)
+        LU_TRY(lu_kv_kind_parse(o.kv, &how.kv, err));
+    if (gpu && o.kv)
+        return lu_fail(err, LUTRA_E_UNSUPPORTED,
+                       "KV cache format %s: on the CPU only, leave it out or the device", o.kv);
     return open_model(ctx, path, &how, out, err);
 }
 

@@ -16,16 +16,9 @@ typedef struct {
     int64_t queries_per_task;
 } attention_job;
 
-static void store_kv(const lu_forward *f, const lu_segment *s, int64_t layer, int64_t pos,
-                     const float *k, const float *v)
+static void *scratch_of(const lu_forward *f, int worker)
 {
-    const lu_kv *kv = s->kv;
-    for (int64_t h = 0; h < kv->n_heads; h++) {
-        lu_store_act(f, lu_kv_block(kv, layer, 0, h), pos * kv->head_dim, k + h * kv->head_dim,
-                     kv->head_dim);
-        lu_store_act(f, lu_kv_block(kv, layer, 1, h), pos * kv->head_dim, v + h * kv->head_dim,
-                     kv->head_dim);
-    }
+    return f->scratch + (size_t)worker * f->scratch_bytes;
 }
 
 static void rotate_rows(void *arg, int64_t begin, int64_t end, int worker)
@@ -36,14 +29,44 @@ static void rotate_rows(void *arg, int64_t begin, int64_t end, int worker)
     const int64_t q_cols = c->n_heads * c->head_dim, kv_cols = c->n_kv_heads * c->head_dim;
     const int64_t half = c->head_dim / 2;
     const int kind = c->kind[job->layer];
-    (void)worker;
     for (int64_t r = begin; r < end; r++) {
         const float *cosines = f->cosines[kind] + r * half, *sines = f->sines[kind] + r * half;
         f->model->ops.rope(f->q + r * q_cols, cosines, sines, c->n_heads, c->head_dim);
         f->model->ops.rope(f->k + r * kv_cols, cosines, sines, c->n_kv_heads, c->head_dim);
-        store_kv(f, &f->segments[f->rows[r].segment], job->layer, f->rows[r].pos,
-                 f->k + r * kv_cols, f->v + r * kv_cols);
+        lu_kv_put(f->segments[f->rows[r].segment].kv, &f->model->ops, job->layer, f->rows[r].pos,
+                  f->k + r * kv_cols, f->v + r * kv_cols, scratch_of(f, worker));
     }
+}
+
+/* KIVI groups of keys that the pass completes: indices are groups of all segments in order, times
+   heads. */
+static void round_groups(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const attention_job *job = arg;
+    const lu_forward *f = job->f;
+    const int64_t heads = f->model->config.n_kv_heads;
+    int64_t base = 0;
+    for (int64_t i = 0; i < f->n_segments && base < end; i++) {
+        const lu_segment *s = &f->segments[i];
+        const int64_t first = s->pos / LU_KIVI_GROUP;
+        const int64_t tasks = ((s->pos + s->n) / LU_KIVI_GROUP - first) * heads;
+        for (int64_t t = begin > base ? begin - base : 0; t < tasks && base + t < end; t++)
+            lu_kv_round_keys(s->kv, &f->model->ops, job->layer, t % heads, first + t / heads,
+                             scratch_of(f, worker));
+        base += tasks;
+    }
+}
+
+static void round_all_groups(attention_job *job)
+{
+    const lu_forward *f = job->f;
+    int64_t groups = 0;
+    for (int64_t i = 0; i < f->n_segments; i++) {
+        const lu_segment *s = &f->segments[i];
+        if (lu_kv_is_kivi(s->kv->kind))
+            groups += (s->pos + s->n) / LU_KIVI_GROUP - s->pos / LU_KIVI_GROUP;
+    }
+    lu_pool_for(f->model->ctx->pool, groups * f->model->config.n_kv_heads, 1, round_groups, job);
 }
 
 static int64_t query_blocks(const attention_job *job, const lu_segment *s)
@@ -64,16 +87,13 @@ static void attend_block(const attention_job *job, const lu_segment *s, int64_t 
     const int64_t heads = left < job->heads_per_task ? left : job->heads_per_task;
     const int64_t n_q = s->n - first < job->queries_per_task ? s->n - first : job->queries_per_task;
     const int64_t at = (row + first) * cols + head0 * c->head_dim;
-    const lu_attend_args a = {
+    lu_attend_args a = {
         .q = f->q + at,
         .q_stride = cols,
         .q_head_stride = c->head_dim,
         .n_q = n_q,
         .n_heads = heads,
         .pos = s->pos + first,
-        .k = lu_kv_block(s->kv, job->layer, 0, kv_head),
-        .v = lu_kv_block(s->kv, job->layer, 1, kv_head),
-        .kind = f->model->act == LUTRA_BF16 ? LU_KV_BF16 : LU_KV_F32,
         .head_dim = c->head_dim,
         .window = c->kind[job->layer] == LU_ATTN_SLIDING ? c->window : 0,
         .scale = c->query_scale,
@@ -81,8 +101,9 @@ static void attend_block(const attention_job *job, const lu_segment *s, int64_t 
         .out = f->attended + at,
         .out_stride = cols,
         .out_head_stride = c->head_dim,
-        .scratch = (float *)(void *)(f->scratch + (size_t)worker * f->scratch_bytes),
+        .scratch = scratch_of(f, worker),
     };
+    lu_kv_attend_args(s->kv, job->layer, kv_head, &a);
     f->model->ops.attend(&a);
     for (int64_t i = 0; i < n_q; i++)
         lu_store_act(f, f->in, at + i * cols, f->attended + at + i * cols, heads * c->head_dim);
@@ -152,6 +173,7 @@ void lu_attention_branch(lu_forward *f, int64_t layer, lu_stage to)
     lu_run_products(f, f->products, 3);
     attention_job job = {.f = f, .layer = layer};
     lu_for_rows(f, f->n_rows, q_cols * 2, rotate_rows, &job);
+    round_all_groups(&job);
     attend_all(&job);
     lu_tap_act(f, layer, modules[LU_SLOT_O].site, f->in, f->n_rows, q_cols);
     if (to == LU_STAGE_O)

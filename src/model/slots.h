@@ -40,6 +40,7 @@ struct lutra_model {
     float *final_norm;
     lu_module lm_head;
     lu_layer *layers;
+    lu_kv_kind kv_kind; /* of a whole sequence's cache */
     bool rounds_inputs; /* some module's input is rounded to integers */
     int64_t n_params;
     int64_t weight_bytes;

@@ -46,6 +46,13 @@ expect_status 1
 expect_err 'near: token'
 usage_error 'act-calib' eval "$MODEL" --text $text --act-calib $text
 
+# Smaller KV caches: finer is closer.
+for kv in int8 fp8 int4 kivi4 kivi2; do
+    run eval "$MODEL" --text $text --window 64 --max-windows 4 --dtype fp32 --json --kv $kv
+    expect_value "o['kv'], abs(o['nll'] - $one) < 0.05" "('$kv', True)"
+done
+usage_error "'int5', expected" eval "$MODEL" --text $text --kv int5
+
 printf 'short' >"$work/short.txt"
 run eval "$MODEL" --text "$work/short.txt"
 expect_status 1
