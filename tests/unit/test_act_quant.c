@@ -220,7 +220,8 @@ static void integers_multiply_as_their_values(void **state)
         lutra_format f;
         lutra_qmatrix m;
         must(lutra_format_parse(weights[i], &f, &err), &err);
-        must(lutra_quantize_matrix(ctx, &f, OUT, IN, w, LUTRA_F32, &m, &err), &err);
+        const lutra_matrix dense = {.n = OUT, .k = IN, .w = w, .dtype = LUTRA_F32};
+        must(lutra_quantize_matrix(ctx, &f, LUTRA_RANGE_MINMAX, &dense, &m, &err), &err);
         lu_weight weight = {.n = OUT,
                             .k = IN,
                             .data = m.codes,
