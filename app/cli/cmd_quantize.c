@@ -324,6 +324,8 @@ static void print_json(const cli_call *call, const settings *s, const char *spec
     json_object_set_new(o, "seconds", out_real(r->seconds));
     json_object_set_new(o, "gigabytes_per_second", out_real(gigabytes_per_second(r)));
     json_object_set_new(o, "peak_memory", json_integer(r->peak_rss));
+    if (r->memory_forecast)
+        json_object_set_new(o, "memory_forecast", json_integer(r->memory_forecast));
     if (r->modules)
         json_object_set_new(o, "modules", errors_json(r));
     out_json(o);
@@ -348,6 +350,9 @@ static void print_summary(const cli_call *call, const settings *s, const char *s
                human_bytes((double)r->bytes_in, in, sizeof in),
                human_bytes((double)r->bytes_out, out, sizeof out),
                r->bytes_in ? 100.0 * (double)r->bytes_out / (double)r->bytes_in : 0.0);
+    if (r->memory_forecast)
+        out_printf("memory forecast  %s\n",
+                   human_bytes((double)r->memory_forecast, memory, sizeof memory));
     if (s->dry_run)
         return;
     out_printf("SQNR             %.2f dB\n", r->sqnr_db);

@@ -91,8 +91,9 @@ typedef struct lutra_quantize_report {
     double bits_per_weight; /* over the quantized tensors, scales and tables included */
     double sqnr_db;         /* signal to quantization noise over all quantized weights */
     double seconds;
-    int64_t resumed_tensors;     /* found finished from an interrupted run */
-    int64_t peak_rss;            /* bytes, of this process */
+    int64_t resumed_tensors; /* found finished from an interrupted run */
+    int64_t peak_rss;        /* bytes, of this process */
+    int64_t memory_forecast; /* with a recipe: bytes it takes at its peak, about */
     lutra_module_error *modules; /* with a recipe: the quantized ones in layer order; owned */
     int64_t n_modules;
 } lutra_quantize_report;

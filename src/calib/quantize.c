@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "calib/forecast.h"
 #include "calib/journal.h"
 #include "calib/out_folder.h"
 #include "calib/pipeline.h"
@@ -333,6 +334,11 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
         status = check_passes(&plan, o.recipe, err);
     if (status == LUTRA_OK) {
         fill_report(&plan, &r);
+        if (o.recipe && o.calibration)
+            status =
+                lu_pipeline_forecast(ctx, &plan, o.recipe, o.calibration, &r.memory_forecast, err);
+    }
+    if (status == LUTRA_OK) {
         if (plan.n_routers > 0)
             lu_log(ctx, LUTRA_LOG_INFO, "%lld expert routers are left as they are",
                    (long long)plan.n_routers);
