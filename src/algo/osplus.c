@@ -19,7 +19,7 @@
 #include "base/mem.h"
 
 typedef struct {
-    bool shift;
+    bool shift, pairs;
     int64_t steps, stride;
     double lowest;
     int64_t act_bits, loss_samples;
@@ -36,23 +36,18 @@ static const lutra_param params[] = {
      "try every stride-th threshold, then those near the best; 1 tries all"},
     {"lowest", LUTRA_PARAM_REAL, offsetof(settings, lowest), 0.1, 1e-6, 1e6, NULL,
      "the smallest threshold; a tenth of the largest magnitude if that is less"},
+    {"pairs", LUTRA_PARAM_BOOL, offsetof(settings, pairs), 0, 0, 1, NULL,
+     "scale also between linears: values to output, up to down"},
     LU_ACT_TRIAL_PARAMS(settings),
     LU_LOSS_SAMPLES_PARAM(settings),
     {0},
 };
 
-/* ---- shift --------------------------------------------------------------------------------------
- */
-
-static lutra_status shift(lu_block *b, lu_seam *seam, lutra_err *err)
+/* The ends of the channels of each scale. */
+static void find_ends(const lu_seam *seam, float *lo, float *hi)
 {
     const lu_stats *t = &lu_seam_main_reader(seam)->stats;
-    const size_t n = (size_t)seam->n_scales;
-    float *all = lu_array(3 * n, sizeof *all);
-    if (!all)
-        return lu_fail_nomem(err, 3 * n * sizeof *all);
-    float *z = all, *lo = all + n, *hi = all + 2 * n;
-    for (size_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < seam->n_scales; i++) {
         lo[i] = INFINITY;
         hi[i] = -INFINITY;
     }
@@ -61,11 +56,13 @@ static lutra_status shift(lu_block *b, lu_seam *seam, lutra_err *err)
         lo[i] = fminf(lo[i], t->lowest[c]);
         hi[i] = fmaxf(hi[i], t->highest[c]);
     }
-    for (size_t i = 0; i < n; i++)
-        z[i] = 0.5f * lo[i] + 0.5f * hi[i];
-    const lutra_status status = lu_seam_shift(b, seam, z, err);
-    lu_free(all);
-    return status;
+}
+
+static lutra_status shift(lu_block *b, lu_seam *seam, float *lo, const float *hi, lutra_err *err)
+{
+    for (int64_t i = 0; i < seam->n_scales; i++)
+        lo[i] = 0.5f * lo[i] + 0.5f * hi[i];
+    return lu_seam_shift(b, seam, lo, err);
 }
 
 /* ---- scale --------------------------------------------------------------------------------------
@@ -73,8 +70,8 @@ static lutra_status shift(lu_block *b, lu_seam *seam, lutra_err *err)
 
 typedef struct {
     lu_seam_trial *trial;
-    const float *lo, *hi; /* [k] */
-    float *s;             /* [k] */
+    const float *lo, *hi; /* [n_scales] */
+    float *s;             /* [n_scales] */
     float largest, lowest;
     int64_t steps, best_step;
     double best;
@@ -83,7 +80,7 @@ typedef struct {
 static void make_scale(search *f, int64_t step)
 {
     const float t = f->largest - (f->largest - f->lowest) * (float)step / (float)f->steps;
-    for (int64_t c = 0; c < f->trial->seam->k; c++)
+    for (int64_t c = 0; c < f->trial->seam->n_scales; c++)
         f->s[c] = fmaxf(1, fmaxf(f->hi[c], -f->lo[c]) / t);
 }
 
@@ -104,7 +101,7 @@ static lutra_status try_step(search *f, int64_t step, lutra_err *err)
 static lutra_status find_threshold(search *f, const settings *set, lutra_err *err)
 {
     f->best_step = 0;
-    for (int64_t c = 0; c < f->trial->seam->k; c++)
+    for (int64_t c = 0; c < f->trial->seam->n_scales; c++)
         f->largest = fmaxf(f->largest, fmaxf(f->hi[c], -f->lo[c]));
     if (f->trial->n == 0 || !(f->largest > 0))
         return LUTRA_OK;
@@ -125,28 +122,20 @@ static lutra_status find_threshold(search *f, const settings *set, lutra_err *er
     return LUTRA_OK;
 }
 
-static lutra_status scale(lu_block *b, lu_seam *seam, const settings *set, lutra_err *err)
+static lutra_status scale(lu_block *b, lu_seam *seam, const settings *set, search *f,
+                          lutra_err *err)
 {
     const lu_act_format act =
         lu_act_trial_format(set->act_bits, set->act_range, set->act_symmetric);
-    const lu_stats *stats = &lu_seam_main_reader(seam)->stats;
     lu_seam_trial trial;
-    search f = {.trial = &trial, .lo = stats->lowest, .hi = stats->highest};
-    f.s = lu_array((size_t)seam->k, sizeof *f.s);
-    if (!f.s)
-        return lu_fail_nomem(err, (size_t)seam->k * sizeof *f.s);
+    f->trial = &trial;
     b->loss_samples = set->loss_samples;
-    lutra_status status = lu_seam_trial_open(b, seam, &act, &trial, err);
-    if (status == LUTRA_OK) {
-        status = find_threshold(&f, set, err);
-        if (status == LUTRA_OK && f.best_step)
-            make_scale(&f, f.best_step);
-        lu_seam_trial_close(&trial);
-    }
-    if (status == LUTRA_OK && f.best_step)
-        status = lu_seam_apply(b, seam, f.s, err);
-    lu_free(f.s);
-    return status;
+    LU_TRY(lu_seam_trial_open(b, seam, &act, &trial, err));
+    lutra_status status = find_threshold(f, set, err);
+    if (status == LUTRA_OK && f->best_step)
+        make_scale(f, f->best_step);
+    lu_seam_trial_close(&trial);
+    return status == LUTRA_OK && f->best_step ? lu_seam_apply(b, seam, f->s, err) : status;
 }
 
 /* ---- the pass -----------------------------------------------------------------------------------
@@ -155,11 +144,24 @@ static lutra_status scale(lu_block *b, lu_seam *seam, const settings *set, lutra
 static lutra_status osplus_seam(lu_block *b, lu_seam *seam, const void *set, lutra_err *err)
 {
     const settings *s = set;
+    const size_t n = (size_t)seam->n_scales;
+    lutra_status status = LUTRA_OK;
     if (seam->refusal || lu_seam_main_reader(seam)->stats.n_rows == 0)
         return LUTRA_OK;
-    if (s->shift && lu_seam_shifts(seam))
-        LU_TRY(shift(b, seam, err));
-    return seam->kind == LU_SEAM_NORM ? scale(b, seam, s, err) : LUTRA_OK;
+    float *all = lu_array(3 * n, sizeof *all);
+    if (!all)
+        return lu_fail_nomem(err, 3 * n * sizeof *all);
+    if (s->shift && lu_seam_shifts(seam)) {
+        find_ends(seam, all, all + n);
+        status = shift(b, seam, all, all + n, err);
+    }
+    if (status == LUTRA_OK && (seam->kind == LU_SEAM_NORM || s->pairs)) {
+        search f = {.lo = all, .hi = all + n, .s = all + 2 * n};
+        find_ends(seam, all, all + n);
+        status = scale(b, seam, s, &f, err);
+    }
+    lu_free(all);
+    return status;
 }
 
 static unsigned osplus_needs(const void *set)

@@ -4,8 +4,10 @@
        s_c = max|x_c|^alpha / max|w_c|^(1 - alpha)
 
    with the largest weight over all rows of all linears that read the norm. Channels that are always
-   0 keep the scale 1. alpha is given, or searched for each norm: the value of 0, 1/grid, ... 1 with
-   the smallest squared error of the part behind it when its weights and inputs are rounded. */
+   0 keep the scale 1. On request the same moves between two linears (v and o, up and down), whose
+   inputs have outliers of their own. alpha is given, or searched for each seam: the value of 0,
+   1/grid, ... 1 with the smallest squared error of the part behind it when its weights and inputs
+   are rounded. */
 #include <math.h>
 
 #include "algo/seam_trial.h"
@@ -13,7 +15,7 @@
 
 typedef struct {
     double alpha;
-    bool search;
+    bool search, pairs;
     int64_t grid, act_bits, loss_samples;
     int act_range;
     bool act_symmetric;
@@ -23,30 +25,33 @@ static const lutra_param params[] = {
     {"alpha", LUTRA_PARAM_REAL, offsetof(settings, alpha), 0.5, 0, 1, NULL,
      "how much moves: 0 evens out the weights, 1 the activations"},
     {"search", LUTRA_PARAM_BOOL, offsetof(settings, search), 0, 0, 1, NULL,
-     "find the alpha of each norm by the error of the part behind it"},
+     "find the alpha of each seam by the error of the part behind it"},
     {"grid", LUTRA_PARAM_INT, offsetof(settings, grid), 20, 1, 1000, NULL,
      "search: alphas 0, 1/grid, ... 1"},
+    {"pairs", LUTRA_PARAM_BOOL, offsetof(settings, pairs), 0, 0, 1, NULL,
+     "also between linears: values to output, up to down"},
     LU_ACT_TRIAL_PARAMS(settings),
     LU_LOSS_SAMPLES_PARAM(settings),
     {0},
 };
 
-/* max |x| over what all readers saw, and max |w| over their rows. */
+/* max |x| over what all readers saw, and max |w| over their rows, for each scale. */
 static void find_maxima(const lu_seam *seam, float *x, float *w)
 {
-    for (int64_t c = 0; c < seam->k; c++)
-        x[c] = w[c] = 0;
+    for (int64_t i = 0; i < seam->n_scales; i++)
+        x[i] = w[i] = 0;
     for (int i = 0; i < seam->n_readers; i++) {
         const lu_site *site = seam->readers[i];
-        for (int64_t c = 0; c < seam->k; c++)
-            x[c] = fmaxf(x[c], site->stats.absmax[c]);
+        for (int64_t c = 0; c < seam->k; c++) {
+            float *to = &x[lu_seam_scale_of(seam, c)];
+            *to = fmaxf(*to, site->stats.absmax[c]);
+        }
         for (int l = 0; l < site->n_linears; l++) {
             const lu_site_linear *linear = site->linears[l];
-            if (linear->kept)
-                continue;
-            for (int64_t r = 0; r < linear->n; r++)
-                for (int64_t c = 0; c < seam->k; c++)
-                    w[c] = fmaxf(w[c], fabsf(linear->w[r * seam->k + c]));
+            for (int64_t at = 0; !linear->kept && at < linear->n * seam->k; at++) {
+                float *to = &w[lu_seam_scale_of(seam, at % seam->k)];
+                *to = fmaxf(*to, fabsf(linear->w[at]));
+            }
         }
     }
 }
@@ -69,7 +74,7 @@ static lutra_status search_alpha(lu_seam_trial *t, const settings *set, const fl
     LU_TRY(lu_seam_trial_loss(t, NULL, &best, err));
     for (int64_t i = 0; i <= set->grid; i++) {
         const double a = (double)i / (double)set->grid;
-        make_scale(x, w, t->seam->k, a, s);
+        make_scale(x, w, t->seam->n_scales, a, s);
         LU_TRY(lu_seam_trial_loss(t, s, &loss, err));
         if (loss < best) {
             best = loss;
@@ -97,19 +102,20 @@ static lutra_status smooth(lu_block *b, lu_seam *seam, const settings *set, floa
     }
     if (alpha < 0)
         return LUTRA_OK;
-    make_scale(x, w, seam->k, alpha, s);
+    make_scale(x, w, seam->n_scales, alpha, s);
     return lu_seam_apply(b, seam, s, err);
 }
 
 static lutra_status smooth_seam(lu_block *b, lu_seam *seam, const void *set, lutra_err *err)
 {
-    if (seam->kind != LU_SEAM_NORM || seam->refusal)
+    const settings *s = set;
+    const size_t n = (size_t)seam->n_scales;
+    if (seam->refusal || (seam->kind != LU_SEAM_NORM && !s->pairs))
         return LUTRA_OK;
-    const size_t k = (size_t)seam->k;
-    float *all = lu_array(3 * k, sizeof *all);
+    float *all = lu_array(3 * n, sizeof *all);
     if (!all)
-        return lu_fail_nomem(err, 3 * k * sizeof *all);
-    const lutra_status status = smooth(b, seam, set, all, all + k, all + 2 * k, err);
+        return lu_fail_nomem(err, 3 * n * sizeof *all);
+    const lutra_status status = smooth(b, seam, s, all, all + n, all + 2 * n, err);
     lu_free(all);
     return status;
 }
