@@ -38,7 +38,7 @@ lu_act_format lu_act_trial_format(int64_t bits, int range, bool symmetric);
 
 #define LU_LOSS_SAMPLES_PARAM(type)                                                      \
     {                                                                                    \
-        "loss_samples", LUTRA_PARAM_INT, offsetof(type, loss_samples), 32, 0, 1e9, NULL, \
+        "loss_samples", LUTRA_PARAM_INT, offsetof(type, loss_samples), 16, 0, 1e9, NULL, \
             "judge by so many of the first calibration samples; 0: by all"               \
     }
 
