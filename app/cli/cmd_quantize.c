@@ -5,23 +5,24 @@
 
 #include "base/mem.h"
 #include "cli.h"
+#include "format_rules.h"
 #include "interrupt.h"
 
 typedef struct settings {
     const char *format, *table, *group_size, *scale_dtype, *range;
     const char *recipe, *method, *calib;
     int64_t samples, seq_len, seed;
-    double calib_memory;
+    double calib_memory, avg_bits;
     bool symmetric, asymmetric, dry_run, overwrite, restart, json;
     bool per_document, float_inputs, list_methods;
-    cli_list ignore, set;
+    cli_list ignore, set, format_for, candidates;
 } settings;
 
 #define S(field) offsetof(settings, field)
 
 static const cli_option options[] = {
     {"format", 'f', CLI_TEXT, "SPEC", S(format), 0, 0, NULL, "nf4",
-     "number format: nf4 nf3 nf2 lm4 lm3 lm2 fp4 fp3 fp2 int2 to int8, or a full spec such as "
+     "number format: nf4 nf3 nf2 lm4 lm3 lm2 km4 km3 km2 fp4 fp3 fp2 int2 to int8, or a full spec such as "
      "int3:g128:asym:bf16"},
     {"table", 0, CLI_PATH, "FILE", S(table), 0, 0, NULL, NULL,
      "your own format: a text or JSON list of 4, 8, 16, 32, 64, 128 or 256 numbers ('#' begins a "
@@ -36,6 +37,15 @@ static const cli_option options[] = {
     {"range", 0, CLI_CHOICE, "RULE", S(range), 0, 0, "minmax|mse", "minmax",
      "how the scale of a group is chosen: minmax = the largest weight fits; mse = the smallest "
      "squared error, better below 5 bits and slower"},
+    {"format-for", 0, CLI_LIST, "PATTERN=SPEC", S(format_for), 0, 0, NULL, NULL,
+     "another format for modules of this name (* and ? match), such as '*.down_proj=int8'; the last "
+     "that matches counts"},
+    {"avg-bits", 0, CLI_REAL, "B", S(avg_bits), 0, 16, NULL, "0",
+     "mixed precision: give each module the candidate format that loses least within so many bits a "
+     "weight on average, scales included; 0 = off"},
+    {"candidate", 0, CLI_LIST, "SPEC", S(candidates), 0, 0, NULL, NULL,
+     "with --avg-bits: a format to choose from; without, lm2 lm3 lm4 int5 int6 int8 in the groups of "
+     "--format"},
     {"ignore", 'i', CLI_LIST, "PATTERN", S(ignore), 0, 0, NULL, NULL,
      "leave modules of this name as they are (* and ? match); replaces the default, which is "
      "lm_head "
@@ -283,6 +293,7 @@ static json_t *errors_json(const lutra_quantize_report *r)
     for (int64_t i = 0; i < r->n_modules; i++) {
         json_t *m = json_object();
         json_object_set_new(m, "module", out_string(r->modules[i].module));
+        json_object_set_new(m, "format", json_string(r->modules[i].format));
         json_object_set_new(m, "sqnr_db", out_real(r->modules[i].sqnr_db));
         json_object_set_new(m, "output_error", out_real(r->modules[i].output_error));
         json_array_append_new(list, m);
@@ -293,10 +304,14 @@ static json_t *errors_json(const lutra_quantize_report *r)
 static void print_errors(const lutra_quantize_report *r)
 {
     if (r->n_modules > 0)
-        out_printf("%-44s %9s %13s\n", "module", "SQNR dB", "output error");
+        out_printf("%-44s %-18s %9s %13s\n", "module", "format", "SQNR dB", "output error");
     for (int64_t i = 0; i < r->n_modules; i++) {
         const lutra_module_error *m = &r->modules[i];
-        out_printf("%-44s %9.2f ", m->module, m->sqnr_db);
+        out_printf("%-44s %-18s ", m->module, m->format);
+        if (m->sqnr_db >= 0)
+            out_printf("%9.2f ", m->sqnr_db);
+        else
+            out_printf("%9s ", "-");
         if (m->output_error >= 0)
             out_printf("%12.2f%%\n", 100 * m->output_error);
         else
@@ -396,6 +411,8 @@ static int run(cli_call *call)
         return cli_usage(call, "--recipe and --method exclude each other");
     if (s->set.n && !s->method)
         return cli_usage(call, "--set: needs --method");
+    if (s->candidates.n && !(s->avg_bits > 0))
+        return cli_usage(call, "--candidate: needs --avg-bits");
     if (s->symmetric && s->asymmetric)
         return cli_usage(call, "--symmetric and --asymmetric exclude each other");
     if (s->table && (cli_given(call, "format") || s->asymmetric))
@@ -432,15 +449,30 @@ static int run(cli_call *call)
     if (recipe)
         follow_recipe(call, recipe, &o);
 
+    format_rules rules;
+    if (format_rules_read(&s->format_for, &s->candidates, s->avg_bits, &o.format, &rules, &err) !=
+        LUTRA_OK) {
+        format_rules_free(&rules);
+        lutra_recipe_free(recipe);
+        return err.status == LUTRA_E_ARG ? cli_usage(call, "%s", err.msg) : cli_fail(call, &err);
+    }
+    o.rules = rules.rules;
+    o.n_rules = rules.n_rules;
+    o.avg_bits = s->avg_bits;
+    o.candidates = rules.candidates;
+    o.n_candidates = rules.n_candidates;
+
     lutra_ctx *ctx = NULL;
     lutra_quantize_report report;
     if (cli_open(call, &ctx, &err) != LUTRA_OK) {
+        format_rules_free(&rules);
         lutra_recipe_free(recipe);
         return cli_fail(call, &err);
     }
     const lutra_status status =
         lutra_quantize_checkpoint(ctx, call->operands[0], call->operands[1], &o, &report, &err);
     lutra_close(ctx);
+    format_rules_free(&rules);
     if (status != LUTRA_OK) {
         lutra_recipe_free(recipe);
         return report_failure(call, &err);
@@ -448,6 +480,8 @@ static int run(cli_call *call)
     progress_clear(call->progress);
     char spec[96];
     lutra_format_spec(&o.format, spec, sizeof spec);
+    if (s->avg_bits > 0)
+        snprintf(spec, sizeof spec, "mixed, %g bits a weight on average", s->avg_bits);
     if (s->json)
         print_json(call, s, spec, &report);
     else
@@ -475,7 +509,9 @@ const cli_command cli_quantize = {
         "--asymmetric --calib text.txt\n"
         "  lutra quantize llama-8b llama-8b-awq --recipe recipes/awq-gptq-int3.yaml --calib "
         "text.jsonl\n"
-        "  lutra quantize llama-8b out --format nf3:g64 --dry-run\n",
+        "  lutra quantize llama-8b out --format nf3:g64 --dry-run\n"
+        "  lutra quantize llama-8b out --format lm3 --format-for '*.down_proj=int8' --range mse\n"
+        "  lutra quantize llama-8b out --avg-bits 3.5 --range mse\n",
     .operands = operands,
     .options = options,
     .settings_size = sizeof(settings),

@@ -74,11 +74,16 @@ typedef struct lutra_quantize_options {
     const lutra_calibration *calibration; /* data for the recipe; NULL where it needs none */
     const lutra_format_rule *rules; /* formats other than `format`; the last that matches counts */
     int n_rules;
+    double avg_bits; /* 0, or mixed precision: modules that no rule names get the candidates that lose
+                        least within so many bits a weight, scales and tables included */
+    const lutra_format *candidates; /* with avg_bits */
+    int n_candidates;
 } lutra_quantize_options;
 
 /* How well one module was kept. */
 typedef struct lutra_module_error {
     char *module;        /* "model.layers.0.mlp.up_proj" */
+    char format[64];     /* its spec */
     double sqnr_db;      /* of its weights; what a transform before changed is not counted */
     double output_error; /* |x (w - rounded)^T| / |x w^T| on calibration rows; NaN where unknown */
 } lutra_module_error;
@@ -94,7 +99,7 @@ typedef struct lutra_quantize_report {
     int64_t resumed_tensors; /* found finished from an interrupted run */
     int64_t peak_rss;        /* bytes, of this process */
     int64_t memory_forecast; /* with a recipe: bytes it takes at its peak, about */
-    lutra_module_error *modules; /* with a recipe: the quantized ones in layer order; owned */
+    lutra_module_error *modules; /* the quantized ones in layer order; owned */
     int64_t n_modules;
 } lutra_quantize_report;
 

@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "calib/forecast.h"
 #include "calib/journal.h"
+#include "calib/loss_curves.h"
 #include "calib/out_folder.h"
 #include "calib/pipeline.h"
 #include "calib/quantize_plan.h"
@@ -46,6 +47,12 @@ static lutra_status check_options(const lutra_quantize_options *o, lutra_err *er
             return lu_fail_prefix(err, status, "format for '%s'", o->rules[i].pattern);
     }
     LU_TRY(lu_range_check(o->range, err));
+    if (o->avg_bits != 0 && (!(o->avg_bits > 0) || o->n_candidates < 1 || o->n_candidates > 64))
+        return lu_fail(err, LUTRA_E_ARG,
+                       "%g bits on average from %d formats, expected a positive number and 1 to 64",
+                       o->avg_bits, o->n_candidates);
+    for (int i = 0; o->avg_bits != 0 && i < o->n_candidates; i++)
+        LU_TRY(lu_format_check(&o->candidates[i], err));
     if (o->recipe && lutra_recipe_needs_data(o->recipe) &&
         (!o->calibration || !o->calibration->data) && !o->dry_run)
         return lu_fail(err, LUTRA_E_ARG,
@@ -195,6 +202,7 @@ static int in_layer_order(const void *a, const void *b)
     return i != j ? (i > j) - (i < j) : strcmp(x->module, y->module);
 }
 
+/* entries NULL: nothing was done, formats only. */
 static lutra_status list_errors(const lu_plan *p, const lu_journal_entry *entries,
                                 lutra_quantize_report *r, lutra_err *err)
 {
@@ -205,12 +213,14 @@ static lutra_status list_errors(const lu_plan *p, const lu_journal_entry *entrie
     for (int64_t i = 0; i < p->n_tensors; i++) {
         if (!p->tensors[i].scheme)
             continue;
-        const lu_journal_entry *e = &entries[i];
+        const lu_journal_entry unknown = {.signal = NAN, .noise = NAN, .error = NAN};
+        const lu_journal_entry *e = entries ? &entries[i] : &unknown;
         lutra_module_error *m = &r->modules[r->n_modules];
         m->module = lu_strdup(lu_plan_module(&p->tensors[i], name, sizeof name));
         if (!m->module)
             return lu_fail_nomem(err, sizeof name);
-        m->sqnr_db = e->noise > 0 ? 10 * log10(e->signal / e->noise) : INFINITY;
+        lutra_format_spec(&p->tensors[i].scheme->format, m->format, sizeof m->format);
+        m->sqnr_db = e->noise == 0 ? INFINITY : 10 * log10(e->signal / e->noise);
         m->output_error = e->error;
         r->n_modules++;
     }
@@ -280,7 +290,7 @@ static lutra_status fill_folder(lutra_ctx *ctx, const lu_plan *p, lu_out_folder 
         status = lu_side_files_write(p, out->partial, err);
     if (status == LUTRA_OK)
         report->sqnr_db = sqnr(p, entries);
-    if (status == LUTRA_OK && o->recipe)
+    if (status == LUTRA_OK && (o->recipe || o->avg_bits > 0))
         status = list_errors(p, entries, report, err);
     lu_writer_close(writer);
     lu_journal_close(&journal, status == LUTRA_OK);
@@ -312,6 +322,22 @@ static lutra_status run(lutra_ctx *ctx, const lu_plan *p, const char *out_path,
     return status;
 }
 
+/* The rules that were found, then those that were given, which go before. */
+static lutra_status join_rules(lutra_quantize_options *o, const lutra_format_rule *own, int n_own,
+                               lutra_format_rule **all, lutra_err *err)
+{
+    const size_t n = (size_t)n_own + (size_t)o->n_rules;
+    *all = lu_array(n, sizeof **all);
+    if (!*all)
+        return lu_fail_nomem(err, n * sizeof **all);
+    memcpy(*all, own, (size_t)n_own * sizeof **all);
+    if (o->n_rules)
+        memcpy(*all + n_own, o->rules, (size_t)o->n_rules * sizeof **all);
+    o->rules = *all;
+    o->n_rules = (int)n;
+    return LUTRA_OK;
+}
+
 lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *out,
                                     const lutra_quantize_options *opts, int64_t batch_bytes,
                                     lutra_quantize_report *report, lutra_err *err)
@@ -328,8 +354,18 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
     lutra_status status = lu_checkpoint_open(in, &c, err);
     if (status == LUTRA_OK)
         status = check_input(c, err);
+    lutra_format_rule *own = NULL, *all = NULL;
+    int n_own = 0;
+    if (status == LUTRA_OK && o.avg_bits > 0)
+        status = lu_allocate_formats(ctx, c, &o, &own, &n_own, err);
+    if (status == LUTRA_OK && n_own > 0)
+        status = join_rules(&o, own, n_own, &all, err);
     if (status == LUTRA_OK)
         status = lu_plan_make(c, &o, &plan, err);
+    o.rules = NULL; /* the plan holds what came of them */
+    o.n_rules = 0;
+    lu_free(all);
+    lu_format_rules_free(own, n_own);
     if (status == LUTRA_OK)
         status = check_passes(&plan, o.recipe, err);
     if (status == LUTRA_OK) {
@@ -344,6 +380,8 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
                    (long long)plan.n_routers);
         status = run(ctx, &plan, out, &o, batch_bytes, &r, err);
     }
+    if (status == LUTRA_OK && o.dry_run && o.avg_bits > 0)
+        status = list_errors(&plan, NULL, &r, err);
     lu_plan_free(&plan);
     lutra_checkpoint_close(c);
     r.seconds = lu_seconds() - start;

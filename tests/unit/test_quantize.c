@@ -254,7 +254,8 @@ static void rules_choose_the_format_of_modules(void **state)
 {
     (void)state;
     place p;
-    lutra_format_rule rules[3] = {{.pattern = "*.mlp.*"}, {.pattern = "*down_proj"}, {.pattern = "none"}};
+    lutra_format_rule rules[3] = {
+        {.pattern = "*.mlp.*"}, {.pattern = "*down_proj"}, {.pattern = "none"}};
     enter(&p, 2);
     write_model(&p);
     set_format(&p, "nf4:g32");
@@ -282,6 +283,50 @@ static void rules_choose_the_format_of_modules(void **state)
     expect(&p, p.in, LUTRA_E_ARG, "*down_proj");
     lu_quant_config_free(&q);
     lutra_checkpoint_close(c);
+    leave(&p);
+}
+
+/* The budget is kept, all bits go where they help, and rules are obeyed. */
+static void bits_are_allocated_within_the_budget(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {"lm2:g64", "lm3:g64", "lm4:g64", "int8:g64"};
+    place p;
+    lutra_format formats[4];
+    lutra_format_rule rule = {.pattern = "*.1.*.q_proj"};
+    double before = 0;
+    enter(&p, 2);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(lutra_format_parse(specs[i], &formats[i], NULL), LUTRA_OK);
+    assert_int_equal(lutra_format_parse("int6:g32", &rule.format, NULL), LUTRA_OK);
+    p.o.range = LUTRA_RANGE_MSE;
+    p.o.candidates = formats;
+    p.o.n_candidates = 4;
+    p.o.rules = &rule;
+    p.o.n_rules = 1;
+    for (int turn = 0; turn < 3; turn++) {
+        p.o.avg_bits = 2.6 + turn;
+        expect(&p, MODEL, LUTRA_OK, NULL);
+        assert_true(p.r.bits_per_weight <= p.o.avg_bits + 1e-3); /* config.json's tables on top */
+        assert_true(p.r.bits_per_weight > p.o.avg_bits - 0.05);
+        assert_true(p.r.sqnr_db > before);
+        before = p.r.sqnr_db;
+        assert_int_equal(p.r.n_modules, p.r.n_quantized);
+        for (int64_t i = 0; i < p.r.n_modules; i++)
+            if (lu_glob_match(rule.pattern, p.r.modules[i].module))
+                assert_string_equal(p.r.modules[i].format, "int6:g32:f16");
+        lutra_quantize_report_free(&p.r);
+        syn_delete(p.out);
+    }
+    p.o.avg_bits = 2;
+    expect(&p, MODEL, LUTRA_E_ARG, "smallest candidates");
+    p.o.avg_bits = 3;
+    p.o.dry_run = true;
+    expect(&p, MODEL, LUTRA_OK, NULL);
+    assert_int_equal(p.r.n_modules, p.r.n_quantized);
+    lutra_quantize_report_free(&p.r);
+    p.o.n_candidates = 0;
+    expect(&p, MODEL, LUTRA_E_ARG, "0 formats");
     leave(&p);
 }
 
@@ -654,6 +699,7 @@ int main(void)
         cmocka_unit_test(every_format_writes_what_the_codec_says),
         cmocka_unit_test(learned_tables_are_those_of_the_matrix),
         cmocka_unit_test(rules_choose_the_format_of_modules),
+        cmocka_unit_test(bits_are_allocated_within_the_budget),
         cmocka_unit_test(a_users_table_is_stored_with_its_values),
         cmocka_unit_test(the_folder_holds_the_model_and_nothing_else),
         cmocka_unit_test(a_null_quantization_config_gives_way),
