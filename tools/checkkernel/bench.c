@@ -134,12 +134,17 @@ static const row_bench ROWS[] = {
 /* Llama-3-like attention: decode of one token with 4 query heads per KV head, prefill of 512. */
 typedef struct {
     int64_t n_q, n_heads, pos, head_dim;
-    int bf16;
+    lu_kv_kind kind;
 } attend_shape;
 
 static const attend_shape ATTENDS[] = {
-    {1, 1, 4095, 64, 0}, {1, 4, 4095, 64, 0},   {1, 4, 4095, 128, 1},
-    {512, 1, 0, 64, 0},  {512, 1, 7680, 64, 0}, {512, 1, 7680, 128, 1},
+    {1, 1, 4095, 64, LU_KV_F32},      {1, 4, 4095, 64, LU_KV_F32},
+    {1, 4, 4095, 128, LU_KV_BF16},    {1, 4, 4095, 128, LU_KV_INT8},
+    {1, 4, 4095, 128, LU_KV_INT4},    {1, 4, 4095, 128, LU_KV_FP8},
+    {1, 4, 4095, 128, LU_KV_KIVI4},   {1, 4, 4095, 128, LU_KV_KIVI2},
+    {512, 1, 0, 64, LU_KV_F32},       {512, 1, 7680, 64, LU_KV_F32},
+    {512, 1, 7680, 128, LU_KV_BF16},  {512, 1, 7680, 128, LU_KV_INT8},
+    {512, 1, 7680, 128, LU_KV_KIVI2},
 };
 
 static void fill(float *x, int64_t n)
@@ -156,12 +161,16 @@ static void fill_bf16(uint16_t *x, int64_t n)
         x[i] = lu_f32_to_bf16(ck_gauss(&t));
 }
 
-static void fill_kv(void *kv, int64_t n, int bf16)
+/* Codes of quantized rows are bytes of one value, as are their scales: speed does not depend on
+   them. */
+static void fill_kv(void *kv, size_t bytes, lu_kv_kind kind)
 {
-    if (bf16)
-        fill_bf16(kv, n);
+    if (kind == LU_KV_BF16)
+        fill_bf16(kv, (int64_t)bytes / 2);
+    else if (kind == LU_KV_F32)
+        fill(kv, (int64_t)bytes / 4);
     else
-        fill(kv, n);
+        memset(kv, 0x2c, bytes);
 }
 
 static bool bench_row(const lu_ops *ops, const row_bench *r, const ck_roof *roof)
@@ -207,18 +216,25 @@ static void time_attend(bench *b, const attend_shape *s, size_t kv, const ck_roo
         t.flops += 4.0 * (double)(s->head_dim * s->n_heads * (s->pos + i + 1));
     snprintf(t.shape, sizeof t.shape, "q%lld h%lld kv%lld d%lld %s", (long long)s->n_q,
              (long long)s->n_heads, (long long)(s->pos + s->n_q), (long long)s->head_dim,
-             s->bf16 ? "bf16" : "f32");
+             lu_kv_kind_name(s->kind));
     ck_time(&t, roof);
 }
 
 static bool bench_attend(const lu_ops *ops, const attend_shape *s, const ck_roof *roof)
 {
-    const int64_t row = s->n_heads * s->head_dim, n_kv = s->pos + s->n_q, n = n_kv * s->head_dim;
-    const size_t kv = (size_t)n * (s->bf16 ? 2 : 4), q = (size_t)(s->n_q * row) * 4;
+    const int64_t row = s->n_heads * s->head_dim, n_kv = s->pos + s->n_q;
+    const bool kivi = lu_kv_is_kivi(s->kind);
+    const size_t kv = (size_t)(n_kv * lu_kv_row_bytes(s->kind, s->head_dim));
+    const size_t keys = kivi ? (size_t)((n_kv + LU_KIVI_GROUP - 1) / LU_KIVI_GROUP *
+                                        lu_kivi_group_bytes(s->kind, s->head_dim))
+                             : kv;
+    const size_t recent = kivi ? (size_t)(n_kv + 63) / 64 * 64 * (size_t)s->head_dim * 2 : 0;
+    const size_t q = (size_t)(s->n_q * row) * 4;
     float *query = lu_alloc_aligned(q), *out = lu_alloc_aligned(q);
-    void *k = lu_alloc_aligned(kv), *v = lu_alloc_aligned(kv);
+    void *k = lu_alloc_aligned(keys), *v = lu_alloc_aligned(kv);
+    void *as_they_were = lu_alloc_aligned(recent + 1);
     float *scratch = lu_alloc_aligned(lu_attend_scratch(n_kv, s->head_dim) * sizeof *scratch);
-    const bool ok = query && out && k && v && scratch;
+    const bool ok = query && out && k && v && as_they_were && scratch;
     if (ok) {
         const lu_attend_args a = {.q = query,
                                   .q_stride = row,
@@ -228,7 +244,11 @@ static bool bench_attend(const lu_ops *ops, const attend_shape *s, const ck_roof
                                   .pos = s->pos,
                                   .k = k,
                                   .v = v,
-                                  .kind = s->bf16 ? LU_KV_BF16 : LU_KV_F32,
+                                  .kind = s->kind,
+                                  .recent_k = as_they_were,
+                                  .recent_v = as_they_were,
+                                  .recent_slots = (n_kv + 63) / 64 * 64,
+                                  .recent_bf16 = 1,
                                   .head_dim = s->head_dim,
                                   .scale = 1 / sqrtf((float)s->head_dim),
                                   .out = out,
@@ -237,13 +257,15 @@ static bool bench_attend(const lu_ops *ops, const attend_shape *s, const ck_roof
                                   .scratch = scratch};
         bench b = {.ops = ops, .attend = a};
         fill(query, s->n_q * row);
-        fill_kv(k, n, s->bf16);
-        fill_kv(v, n, s->bf16);
+        fill_kv(k, keys, s->kind);
+        fill_kv(v, kv, s->kind);
+        fill_bf16(as_they_were, (int64_t)recent / 2);
         time_attend(&b, s, kv, roof);
     }
     lu_free_aligned(query);
     lu_free_aligned(out);
     lu_free_aligned(k);
+    lu_free_aligned(as_they_were);
     lu_free_aligned(v);
     lu_free_aligned(scratch);
     return ok;

@@ -145,7 +145,10 @@ static inline void v_store_f16_n(uint16_t *p, vec x, int64_t n)
 static inline vec v_load_u8_n(const uint8_t *p, int64_t n)
 {
     uint64_t t = 0;
-    memcpy(&t, p, (size_t)n);
+    if (n == LANES) /* one load instead of a call */
+        memcpy(&t, p, sizeof t);
+    else
+        memcpy(&t, p, (size_t)n);
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)t)));
 }
 
@@ -154,14 +157,20 @@ static inline void v_store_u8_n(uint8_t *p, vec x, int64_t n)
     const __m256i i = _mm256_cvtps_epi32(x);
     const __m128i h = _mm_packus_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
     const int64_t t = _mm_cvtsi128_si64(_mm_packus_epi16(h, h));
-    memcpy(p, &t, (size_t)n);
+    if (n == LANES)
+        memcpy(p, &t, sizeof t);
+    else
+        memcpy(p, &t, (size_t)n);
 }
 
 /* n codes of 4 or 2 bits, lowest first in their bytes, as floats */
 static inline vec v_load_u4_n(const uint8_t *p, int64_t n)
 {
     uint32_t t = 0;
-    memcpy(&t, p, (size_t)(n + 1) / 2);
+    if (n == LANES) /* one load instead of a call */
+        memcpy(&t, p, sizeof t);
+    else
+        memcpy(&t, p, (size_t)(n + 1) / 2);
     const __m256i shift = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
     const __m256i c = _mm256_srlv_epi32(_mm256_set1_epi32((int)t), shift);
     return _mm256_cvtepi32_ps(_mm256_and_si256(c, _mm256_set1_epi32(15)));
@@ -170,7 +179,10 @@ static inline vec v_load_u4_n(const uint8_t *p, int64_t n)
 static inline vec v_load_u2_n(const uint8_t *p, int64_t n)
 {
     uint16_t t = 0;
-    memcpy(&t, p, (size_t)(n + 3) / 4);
+    if (n == LANES) /* one load instead of a call */
+        memcpy(&t, p, sizeof t);
+    else
+        memcpy(&t, p, (size_t)(n + 3) / 4);
     const __m256i shift = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
     const __m256i c = _mm256_srlv_epi32(_mm256_set1_epi32(t), shift);
     return _mm256_cvtepi32_ps(_mm256_and_si256(c, _mm256_set1_epi32(3)));
@@ -180,7 +192,10 @@ static inline vec v_load_u2_n(const uint8_t *p, int64_t n)
 static inline vec v_load_e4m3_n(const uint8_t *p, int64_t n)
 {
     uint64_t t = 0;
-    memcpy(&t, p, (size_t)n);
+    if (n == LANES) /* one load instead of a call */
+        memcpy(&t, p, sizeof t);
+    else
+        memcpy(&t, p, (size_t)n);
     const __m128i b = _mm_cvtepu8_epi16(_mm_cvtsi64_si128((int64_t)t));
     const __m128i sign = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x80)), 8);
     const __m128i rest = _mm_slli_epi16(_mm_and_si128(b, _mm_set1_epi16(0x7f)), 7);

@@ -117,7 +117,10 @@ static inline void v_store_u8_n(uint8_t *p, vec x, int64_t n)
 static inline vec v_load_u4_n(const uint8_t *p, int64_t n)
 {
     uint64_t t = 0;
-    __builtin_memcpy(&t, p, (size_t)(n + 1) / 2);
+    if (n == LANES) /* one load instead of a call */
+        __builtin_memcpy(&t, p, sizeof t);
+    else
+        __builtin_memcpy(&t, p, (size_t)(n + 1) / 2);
     const __m128i b = _mm_cvtsi64_si128((int64_t)t), mask = _mm_set1_epi8(15);
     const __m128i c = _mm_unpacklo_epi8(_mm_and_si128(b, mask),
                                         _mm_and_si128(_mm_srli_epi16(b, 4), mask));
@@ -127,7 +130,10 @@ static inline vec v_load_u4_n(const uint8_t *p, int64_t n)
 static inline vec v_load_u2_n(const uint8_t *p, int64_t n)
 {
     uint32_t t = 0;
-    __builtin_memcpy(&t, p, (size_t)(n + 3) / 4);
+    if (n == LANES) /* one load instead of a call */
+        __builtin_memcpy(&t, p, sizeof t);
+    else
+        __builtin_memcpy(&t, p, (size_t)(n + 3) / 4);
     const __m512i shift =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i c = _mm512_srlv_epi32(_mm512_set1_epi32((int)t), shift);
