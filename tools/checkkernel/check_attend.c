@@ -187,8 +187,9 @@ static void read_cache(const cache *c, int64_t n, oracle *o)
             const int64_t row = at_slot(a->slots, p);
             const bool as_it_was =
                 kivi && p >= (value ? lu_kivi_rounded_values(n) : lu_kivi_rounded_keys(n));
-            const uint8_t *was = (const uint8_t *)(value ? a->recent_v : a->recent_k) +
-                                 (kivi ? p % a->recent_slots * lu_kv_row_bytes(recent, dim) : 0);
+            const uint8_t *was = value ? a->recent_v : a->recent_k;
+            if (as_it_was)
+                was += p % a->recent_slots * lu_kv_row_bytes(recent, dim);
             const uint8_t *group = rows + row / LU_KIVI_GROUP * lu_kivi_group_bytes(a->kind, dim);
             const uint8_t *mine = rows + row * lu_kv_row_bytes(a->kind, dim);
             for (int64_t d = 0; d < dim; d++)
