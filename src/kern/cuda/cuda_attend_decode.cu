@@ -25,10 +25,10 @@ namespace {
 enum {
     WARPS = 4,
     TILE = 16,         /* positions a warp takes at once */
-    LEAST_SPLIT = 64,  /* positions; larger splits are doubles of it */
+    LEAST_SHIFT = 6,   /* 64 positions; larger splits are doubles of it */
     MOST_SPLITS = 32,  /* of a row */
-    AT_ONCE = 8,       /* splits called at once when they are added up */
-    MOST_PER_BLOCK = 4,
+    AT_ONCE = 16,      /* splits called at once when they are added up */
+    MOST_BLOCK_SHIFT = 2,
     BLOCKS_PER_SM = 3, /* what registers allow at 128 dimensions */
     COUNTERS = 16384,  /* at the head of scratch */
 };
@@ -40,8 +40,8 @@ struct decode_args {
     lu_kv_layer kv;
     int n_heads, group, head_blocks; /* group: query heads per KV head; head_blocks: blocks it takes */
     int window, most_splits;         /* most_splits: the stride of partial sums */
-    int per_block;                   /* splits of a block */
-    float scale, softcap;
+    int block_shift;                 /* 1 << block_shift splits to a block */
+    float scale, softcap, into_cap; /* into_cap: scale / softcap */
     const float *cosines, *sines; /* rotation: k and v lie behind q's heads */
     uint16_t *out;
     unsigned *counters;
@@ -50,18 +50,18 @@ struct decode_args {
 };
 
 struct span {
-    int start, split, first, n; /* first position seen; positions per split; first split and how many */
+    int start, shift, first, n; /* first position seen; 1 << shift positions a split; first split and how many */
 };
 
 __device__ __forceinline__ span span_of(int position, int window)
 {
     span s;
     s.start = window > 0 && position >= window ? position + 1 - window : 0;
-    s.split = LEAST_SPLIT;
-    while (position / s.split - s.start / s.split >= MOST_SPLITS)
-        s.split *= 2;
-    s.first = s.start / s.split;
-    s.n = position / s.split - s.first + 1;
+    s.shift = LEAST_SHIFT;
+    while ((position >> s.shift) - (s.start >> s.shift) >= MOST_SPLITS)
+        s.shift++;
+    s.first = s.start >> s.shift;
+    s.n = (position >> s.shift) - s.first + 1;
     return s;
 }
 
@@ -89,12 +89,16 @@ __device__ __forceinline__ void rotate(const uint16_t *from, uint16_t *to, const
    to the cache. A thread takes W pairs of a head at a time. */
 template <bool BF16, int W>
 __device__ __forceinline__ void rotate_row(const decode_args &a, const uint16_t *q_row, int first_head, int heads, int kv_head,
-                                           uint16_t *queries, int stride, int position, int sequence, bool newest)
+                                           uint16_t *queries, int stride, int hd, int position, int sequence,
+                                           bool newest)
 {
-    const int hd = a.kv.head_dim, half = hd / 2, chunks = half / W;
+    enum { SEATS = W == 8 ? 16 : 128 }; /* for the chunks of a head */
+    const int half = hd / 2;
     const float *cosines = a.cosines + (int64_t)position * half, *sines = a.sines + (int64_t)position * half;
-    for (int i = (int)threadIdx.x; i < (heads + (newest ? 2 : 0)) * chunks; i += WARPS * 32) {
-        const int head = i / chunks, d = (i - head * chunks) * W;
+    for (int i = (int)threadIdx.x; i < (heads + (newest ? 2 : 0)) * SEATS; i += WARPS * 32) {
+        const int head = i / SEATS, d = i % SEATS * W;
+        if (d >= half)
+            continue;
         if (head < heads) {
             rotate<BF16, W>(q_row + (int64_t)(first_head + head) * hd, queries + head * stride, cosines, sines, d, half, false);
             continue;
@@ -106,36 +110,44 @@ __device__ __forceinline__ void rotate_row(const decode_args &a, const uint16_t 
     }
 }
 
-/* Four values of one head, added up split by split: sum = sum of 2^(score - top) . v. */
-struct running_sum {
+/* Four values of one head over N parts: sum of 2^(score - top) . v. A part with top -inf adds nothing. */
+struct part_sum {
     float top, total;
     float4 sum;
 
-    __device__ __forceinline__ void start()
-    {
-        top = -INFINITY;
-        total = 0.0f;
-        sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    }
-    __device__ __forceinline__ void add(float2 part, float4 v) /* part: its largest score and total */
-    {
-        const float high = fmaxf(top, part.x), mine = lu_exp2(top - high), its = lu_exp2(part.x - high);
-        top = high;
-        total = fmaf(total, mine, part.y * its);
-        sum.x = fmaf(sum.x, mine, v.x * its);
-        sum.y = fmaf(sum.y, mine, v.y * its);
-        sum.z = fmaf(sum.z, mine, v.z * its);
-        sum.w = fmaf(sum.w, mine, v.w * its);
-    }
     template <bool BF16> __device__ __forceinline__ uint2 divided() const
     {
-        const float r = 1.0f / total;
+        const float r = __fdividef(1.0f, total);
         return make_uint2(lu_pack2<BF16>(sum.x * r, sum.y * r), lu_pack2<BF16>(sum.z * r, sum.w * r));
     }
 };
 
-/* HD: head_dim rounded up to 64, 128 or 256. NH: groups of eight heads. */
-template <bool BF16, int HD, int NH, bool ROPE>
+template <int N> __device__ __forceinline__ part_sum add_up(const part_sum (&part)[N])
+{
+    part_sum r = {part[0].top, 0.0f, make_float4(0.0f, 0.0f, 0.0f, 0.0f)};
+#pragma unroll
+    for (int i = 1; i < N; i++)
+        r.top = fmaxf(r.top, part[i].top);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const float factor = lu_exp2(part[i].top - r.top);
+        r.total = fmaf(part[i].total, factor, r.total);
+        r.sum.x = fmaf(part[i].sum.x, factor, r.sum.x);
+        r.sum.y = fmaf(part[i].sum.y, factor, r.sum.y);
+        r.sum.z = fmaf(part[i].sum.z, factor, r.sum.z);
+        r.sum.w = fmaf(part[i].sum.w, factor, r.sum.w);
+    }
+    return r;
+}
+
+/* Orders this thread's accesses, and those a barrier has put before them, against another block's. */
+__device__ __forceinline__ void fence()
+{
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+}
+
+/* HD: head_dim rounded up to 64, 128 or 256; EXACT: that is head_dim. NH: groups of eight heads. */
+template <bool BF16, int HD, int NH, bool ROPE, bool EXACT>
 __global__ void __launch_bounds__(WARPS * 32) attend_decode(const __grid_constant__ decode_args a)
 {
     enum { KC = HD / 32, VC = HD / 64, HEADS = 8 * NH, STRIDE = HD + 8 };
@@ -143,7 +155,7 @@ __global__ void __launch_bounds__(WARPS * 32) attend_decode(const __grid_constan
     __shared__ float largest[WARPS][HEADS], total[WARPS][HEADS];
     __shared__ int is_last;
     const int tid = (int)threadIdx.x, lane = tid & 31, warp = tid >> 5, g = lane >> 2, t = lane & 3;
-    const int hd = a.kv.head_dim, row = (int)blockIdx.z;
+    const int hd = EXACT ? (int)HD : a.kv.head_dim, row = (int)blockIdx.z;
     const int kv_head = (int)blockIdx.y / a.head_blocks, part = (int)blockIdx.y % a.head_blocks;
     const int first_head = kv_head * a.group + part * HEADS, heads = min((int)HEADS, a.group - part * HEADS);
     lu_begin();
@@ -151,10 +163,10 @@ __global__ void __launch_bounds__(WARPS * 32) attend_decode(const __grid_constan
     if (position < 0)
         return;
     const span sp = span_of(position, a.window);
-    const int split0 = (int)blockIdx.x * a.per_block, split1 = min(split0 + a.per_block, sp.n);
+    const int split0 = (int)blockIdx.x << a.block_shift, split1 = min(split0 + (1 << a.block_shift), sp.n);
     if (split0 >= split1)
         return;
-    const int from = max(sp.start, (sp.first + split0) * sp.split), to = min(position + 1, (sp.first + split1) * sp.split);
+    const int from = max(sp.start, (sp.first + split0) << sp.shift), to = min(position + 1, (sp.first + split1) << sp.shift);
     const uint16_t *q_row = a.q + (int64_t)row * a.ld;
     /* this warp's tiles: next, and every 64 positions on */
     int next = (from & ~(WARPS * TILE - 1)) + warp * TILE;
@@ -168,41 +180,46 @@ __global__ void __launch_bounds__(WARPS * 32) attend_decode(const __grid_constan
         uint16_t *rotated = (uint16_t *)sums; /* free until the first split is done */
         const bool newest = to == position + 1;
         if (hd % 16 == 0)
-            rotate_row<BF16, 8>(a, q_row, first_head, heads, kv_head, rotated, STRIDE, position, sequence, newest);
+            rotate_row<BF16, 8>(a, q_row, first_head, heads, kv_head, rotated, STRIDE, hd, position, sequence, newest);
         else
-            rotate_row<BF16, 1>(a, q_row, first_head, heads, kv_head, rotated, STRIDE, position, sequence, newest);
+            rotate_row<BF16, 1>(a, q_row, first_head, heads, kv_head, rotated, STRIDE, hd, position, sequence, newest);
         __syncthreads();
         queries = rotated;
         stride = STRIDE;
     }
     uint4 k[2][KC], v[4][VC]; /* of the tile at hand, or on their way */
+    /* Positions that are not to be seen stand in for by the nearest one that is: it weighs 0. */
 #define LOAD_KEYS()                                                                                \
     _Pragma("unroll") for (int i = 0; i < 2; i++)                                                  \
     {                                                                                              \
-        const int token = next + g + 8 * i;                                                        \
-        const uint16_t *p = a.kv.keys + at + (g + 8 * i) * hd + 8 * t;                             \
+        const int token = min(max(g + 8 * i, from - next), to - 1 - next);                         \
+        const uint16_t *p = keys + token * hd + 8 * t;                                             \
         _Pragma("unroll") for (int c = 0; c < KC; c++)                                             \
         {                                                                                          \
-            k[i][c] = make_uint4(0, 0, 0, 0);                                                      \
-            if (token >= from && token < to && 32 * c + 8 * t < hd)                                \
+            if (EXACT || 32 * c + 8 * t < hd)                                                      \
                 k[i][c] = *(const uint4 *)(p + 32 * c);                                            \
+            else                                                                                   \
+                k[i][c] = make_uint4(0, 0, 0, 0);                                                  \
         }                                                                                          \
     }
 #define LOAD_VALUES()                                                                              \
     _Pragma("unroll") for (int i = 0; i < 4; i++)                                                  \
     {                                                                                              \
-        const int in_tile = 2 * t + (i & 1) + 8 * (i >> 1), token = next + in_tile;                \
-        const uint16_t *p = a.kv.values + at + in_tile * hd + 8 * g;                               \
+        const int token = min(max(2 * t + (i & 1) + 8 * (i >> 1), from - next), to - 1 - next);    \
+        const uint16_t *p = values + token * hd + 8 * g;                                           \
         _Pragma("unroll") for (int c = 0; c < VC; c++)                                             \
         {                                                                                          \
-            v[i][c] = make_uint4(0, 0, 0, 0);                                                      \
-            if (token >= from && token < to && 64 * c + 8 * g < hd)                                \
+            if (EXACT || 64 * c + 8 * g < hd)                                                      \
                 v[i][c] = *(const uint4 *)(p + 64 * c);                                            \
+            else                                                                                   \
+                v[i][c] = make_uint4(0, 0, 0, 0);                                                  \
         }                                                                                          \
     }
-    int64_t at = 0;
+    const uint16_t *keys = NULL, *values = NULL;
     if (next < to) {
-        at = lu_kv_at(a.kv, page, kv_head, next);
+        const int64_t at = lu_kv_at(a.kv, page, kv_head, next);
+        keys = a.kv.keys + at;
+        values = a.kv.values + at;
         LOAD_KEYS()
         LOAD_VALUES()
         if (next + WARPS * TILE < to)
@@ -223,7 +240,7 @@ __global__ void __launch_bounds__(WARPS * 32) attend_decode(const __grid_constan
 
     const int64_t first_row = (int64_t)row * a.n_heads + first_head; /* of partial sums and of out */
     for (int split = split0; split < split1; split++) {
-        const int split_end = min(to, (sp.first + split + 1) * sp.split);
+        const int split_end = min(to, (sp.first + split + 1) << sp.shift);
         float o[NH][HD / 16][4], m[NH][2], l[NH][2];
 #pragma unroll
         for (int h = 0; h < NH; h++) {
@@ -239,16 +256,22 @@ __global__ void __launch_bounds__(WARPS * 32) attend_decode(const __grid_constan
             float s[NH][4];
 #pragma unroll
             for (int h = 0; h < NH; h++) {
+                float odd[4] = {0.0f, 0.0f, 0.0f, 0.0f}; /* two chains: half the latency */
                 s[h][0] = s[h][1] = s[h][2] = s[h][3] = 0.0f;
 #pragma unroll
                 for (int c = 0; c < KC; c++) {
                     lu_mma<BF16>(s[h], k[0][c].x, k[1][c].x, k[0][c].y, k[1][c].y, q[h][c].x, q[h][c].y);
-                    lu_mma<BF16>(s[h], k[0][c].z, k[1][c].z, k[0][c].w, k[1][c].w, q[h][c].z, q[h][c].w);
+                    lu_mma<BF16>(odd, k[0][c].z, k[1][c].z, k[0][c].w, k[1][c].w, q[h][c].z, q[h][c].w);
                 }
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    s[h][i] += odd[i];
             }
             next += WARPS * TILE;
             if (next < to) {
-                at = lu_kv_at(a.kv, page, kv_head, next);
+                const int64_t at = lu_kv_at(a.kv, page, kv_head, next);
+                keys = a.kv.keys + at;
+                values = a.kv.values + at;
                 LOAD_KEYS()
             }
             uint32_t p_low[NH], p_high[NH]; /* heads of lane g; tokens 2t 2t+1, and 8 further */
@@ -256,9 +279,7 @@ __global__ void __launch_bounds__(WARPS * 32) attend_decode(const __grid_constan
             for (int h = 0; h < NH; h++) {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    s[h][i] *= a.scale;
-                    if (a.softcap > 0.0f)
-                        s[h][i] = a.softcap * lu_fast_tanh(s[h][i] / a.softcap);
+                    s[h][i] = a.softcap > 0.0f ? a.softcap * lu_fast_tanh(s[h][i] * a.into_cap) : s[h][i] * a.scale;
                     s[h][i] = (i < 2 ? seen_low : seen_high) ? s[h][i] * LU_LOG2_E : -INFINITY;
                 }
 #pragma unroll
@@ -305,13 +326,17 @@ __global__ void __launch_bounds__(WARPS * 32) attend_decode(const __grid_constan
         }
 
 #pragma unroll
+        for (int step = 4; step < 32; step *= 2)
+#pragma unroll
+            for (int h = 0; h < NH; h++) {
+                l[h][0] += __shfl_xor_sync(0xffffffffu, l[h][0], step);
+                l[h][1] += __shfl_xor_sync(0xffffffffu, l[h][1], step);
+            }
+#pragma unroll
         for (int h = 0; h < NH; h++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 const int head = 8 * h + 2 * t + e;
-#pragma unroll
-                for (int step = 4; step < 32; step *= 2)
-                    l[h][e] += __shfl_xor_sync(0xffffffffu, l[h][e], step);
                 if (head >= heads)
                     continue;
                 if (g == 0) {
@@ -329,12 +354,11 @@ __global__ void __launch_bounds__(WARPS * 32) attend_decode(const __grid_constan
         __syncthreads();
         for (int i = tid * 4; i < heads * hd; i += WARPS * 32 * 4) {
             const int head = i / hd, d = i - head * hd;
-            running_sum r;
-            r.start();
+            part_sum parts[WARPS];
 #pragma unroll
             for (int w = 0; w < WARPS; w++)
-                if (largest[w][head] != -INFINITY) /* that warp had a tile */
-                    r.add(make_float2(largest[w][head], total[w][head]), *(const float4 *)&sums[w][head][d]);
+                parts[w] = {largest[w][head], total[w][head], *(const float4 *)&sums[w][head][d]};
+            const part_sum r = add_up(parts);
             if (sp.n == 1) {
                 *(uint2 *)(a.out + (first_row + head) * hd + d) = r.divided<BF16>();
                 continue;
@@ -352,10 +376,10 @@ __global__ void __launch_bounds__(WARPS * 32) attend_decode(const __grid_constan
         return;
 
     if (tid == 0) {
-        const unsigned blocks = (unsigned)((sp.n + a.per_block - 1) / a.per_block);
-        __threadfence(); /* the block's partial sums before the count */
-        is_last = atomicInc(a.counters + (int64_t)row * gridDim.y + blockIdx.y, blocks - 1) == blocks - 1;
-        __threadfence();
+        const unsigned others = (unsigned)((sp.n - 1) >> a.block_shift);
+        fence(); /* the block's partial sums before the count */
+        is_last = atomicInc(a.counters + (int64_t)row * gridDim.y + blockIdx.y, others) == others;
+        fence();
     }
     __syncthreads();
     if (!is_last)
@@ -364,46 +388,53 @@ __global__ void __launch_bounds__(WARPS * 32) attend_decode(const __grid_constan
         const int head = i / hd, d = i - head * hd;
         const float *from_sum = a.sums + (first_row + head) * a.most_splits * hd + d;
         const float *from_total = a.totals + (first_row + head) * a.most_splits * 2;
-        running_sum r;
-        r.start();
+        part_sum all[2] = {{-INFINITY, 0.0f, make_float4(0.0f, 0.0f, 0.0f, 0.0f)}};
         for (int s0 = 0; s0 < sp.n; s0 += AT_ONCE) {
-            float2 part_total[AT_ONCE];
-            float4 part_sum[AT_ONCE];
+            part_sum parts[AT_ONCE];
 #pragma unroll
             for (int s = 0; s < AT_ONCE; s++) {
-                const int split = min(s0 + s, sp.n - 1);
-                part_total[s] = __ldcg((const float2 *)(from_total + split * 2));
-                part_sum[s] = __ldcg((const float4 *)(from_sum + (int64_t)split * hd));
+                parts[s] = {-INFINITY, 0.0f, make_float4(0.0f, 0.0f, 0.0f, 0.0f)};
+                if (s0 + s < sp.n) {
+                    const float2 t2 = __ldcg((const float2 *)(from_total + (s0 + s) * 2));
+                    parts[s] = {t2.x, t2.y, __ldcg((const float4 *)(from_sum + (s0 + s) * hd))};
+                }
             }
-#pragma unroll
-            for (int s = 0; s < AT_ONCE; s++)
-                if (s0 + s < sp.n)
-                    r.add(part_total[s], part_sum[s]);
+            all[1] = add_up(parts);
+            all[0] = add_up(all);
         }
-        *(uint2 *)(a.out + (first_row + head) * hd + d) = r.divided<BF16>();
+        *(uint2 *)(a.out + (first_row + head) * hd + d) = all[0].divided<BF16>();
     }
 }
 
 int64_t most_splits(int64_t max_position)
 {
-    const int64_t n = (max_position + LEAST_SPLIT - 1) / LEAST_SPLIT + 1; /* a window may begin within a split */
+    const int64_t n = (max_position >> LEAST_SHIFT) + 2; /* a window may begin within a split */
     return n < MOST_SPLITS ? n : (int64_t)MOST_SPLITS;
 }
 
-template <bool BF16, int HD, int NH> int pick(const lu_launch_shape &s, const decode_args &a)
+template <bool BF16, int HD, int NH, bool EXACT> int pick(const lu_launch_shape &s, const decode_args &a)
 {
-    return a.cosines ? lu_launch(attend_decode<BF16, HD, NH, true>, s, a)
-                     : lu_launch(attend_decode<BF16, HD, NH, false>, s, a);
+    return a.cosines ? lu_launch(attend_decode<BF16, HD, NH, true, EXACT>, s, a)
+                     : lu_launch(attend_decode<BF16, HD, NH, false, EXACT>, s, a);
+}
+
+/* Heads to a block: 16 only where it is common and registers allow. */
+int heads_per_block(int64_t group, int64_t head_dim)
+{
+    return group > 8 && (head_dim == 64 || head_dim == 128) ? 16 : 8;
 }
 
 template <bool BF16> int launch_decode(const lu_launch_shape &s, const decode_args &a)
 {
-    const bool wide = a.group > 8; /* 16 heads to a block, but for the registers of 256 dimensions */
-    if (a.kv.head_dim > 128)
-        return pick<BF16, 256, 1>(s, a);
-    if (a.kv.head_dim > 64)
-        return wide ? pick<BF16, 128, 2>(s, a) : pick<BF16, 128, 1>(s, a);
-    return wide ? pick<BF16, 64, 2>(s, a) : pick<BF16, 64, 1>(s, a);
+    const bool wide = heads_per_block(a.group, a.kv.head_dim) == 16;
+    switch (a.kv.head_dim) {
+    case 64: return wide ? pick<BF16, 64, 2, true>(s, a) : pick<BF16, 64, 1, true>(s, a);
+    case 128: return wide ? pick<BF16, 128, 2, true>(s, a) : pick<BF16, 128, 1, true>(s, a);
+    case 256: return pick<BF16, 256, 1, true>(s, a);
+    }
+    return a.kv.head_dim > 128  ? pick<BF16, 256, 1, false>(s, a)
+           : a.kv.head_dim > 64 ? pick<BF16, 128, 1, false>(s, a)
+                                : pick<BF16, 64, 1, false>(s, a);
 }
 
 int decode(const lu_cuda_attend_args *e, const float *cosines, const float *sines)
@@ -419,13 +450,14 @@ int decode(const lu_cuda_attend_args *e, const float *cosines, const float *sine
     a.kv = lu_kv_of_layer(&e->kv, e->layer);
     a.n_heads = (int)e->n_heads;
     a.group = (int)(e->n_heads / e->kv.n_kv_heads);
-    const int per_block = a.group > 8 && hd <= 128 ? 16 : 8;
+    const int per_block = heads_per_block(a.group, hd);
     a.head_blocks = (a.group + per_block - 1) / per_block;
     a.window = (int)(e->window < INT32_MAX ? e->window : 0);
     const int64_t reach = a.window && a.window < e->max_position ? a.window : e->max_position;
     a.most_splits = (int)most_splits(reach);
     a.scale = e->scale;
     a.softcap = e->softcap;
+    a.into_cap = e->softcap > 0.0f ? e->scale / e->softcap : 0.0f;
     a.cosines = cosines;
     a.sines = sines;
     a.counters = (unsigned *)e->scratch;
@@ -446,8 +478,8 @@ int decode(const lu_cuda_attend_args *e, const float *cosines, const float *sine
         a.totals = a.sums + rows * e->n_heads * a.most_splits * hd;
         /* Several splits to a block once the chip is full, which saves beginnings; the bits are the same. */
         const int64_t waves = a.most_splits * across * rows / (2 * BLOCKS_PER_SM * sms);
-        a.per_block = waves < 1 ? 1 : waves < MOST_PER_BLOCK ? (int)waves : (int)MOST_PER_BLOCK;
-        const unsigned blocks = (unsigned)((a.most_splits + a.per_block - 1) / a.per_block);
+        a.block_shift = waves < 2 ? 0 : waves < 4 ? 1 : (int)MOST_BLOCK_SHIFT;
+        const unsigned blocks = (unsigned)(((a.most_splits - 1) >> a.block_shift) + 1);
         const lu_launch_shape s = {dim3(blocks, (unsigned)across, (unsigned)rows), WARPS * 32, 0, e->stream};
         const int status = e->bf16 ? launch_decode<true>(s, a) : launch_decode<false>(s, a);
         if (status)
