@@ -1,6 +1,6 @@
 /* cuda_check_main.c - checks, then times, the GPU operations.
 
-     check_cuda_ops [check|time] [OPERATION]
+     check_cuda_ops [check [OPERATION] | time [rows|decode|prefill|sample]]
 
    Exits 0 if all is well, 1 if a check failed, 77 if there is no GPU. */
 #include <cuda_runtime_api.h>

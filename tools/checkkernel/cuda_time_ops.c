@@ -93,6 +93,8 @@ static double time_calls(bench *b, int (*launch)(void *arg, int i, cudaStream_t 
     return 1e3 * (double)ms[REPLAYS / 2] / calls;
 }
 
+static bool wanted(const bench *b, const char *group) { return !b->only || strstr(group, b->only); }
+
 static void row(const bench *b, const char *what, double us, double bytes)
 {
     printf("%-58s %9.2f us %8.0f GB/s  %5.1f %% of roof\n", what, us, bytes / us * 1e-3,
@@ -349,27 +351,33 @@ int cc_time_ops(const char *only)
     cudaFree(job.from), cudaFree(job.sink);
     act_job least = {1, 8, device(&b, 32, 1), device(&b, 16, 0)};
     row(&b, "act_mul n 1 cols 8: a launch", time_calls(&b, act_call, &least, 200), 48);
-    time_rows(&b);
-    time_decode(&b, 1, 128, 32, 8, 128);
-    time_decode(&b, 1, 1024, 32, 8, 128);
-    time_decode(&b, 1, 8192, 32, 8, 128);
-    time_decode(&b, 1, 32768, 32, 8, 128);
-    time_decode(&b, 4, 1024, 32, 8, 128);
-    time_decode(&b, 16, 1024, 32, 8, 128);
-    time_decode(&b, 64, 1024, 32, 8, 128);
-    time_decode(&b, 64, 4096, 32, 8, 128);
-    time_decode(&b, 16, 2048, 8, 4, 256);
-    time_decode(&b, 16, 2048, 32, 32, 64);
-    for (int64_t tokens = 512; tokens <= 8192; tokens *= 4)
-        time_prefill(&b, tokens, 32, 8, 128, 0);
-    time_prefill(&b, 8192, 32, 8, 128, 1);
-    time_prefill(&b, 8192, 32, 8, 64, 0);
-    time_prefill(&b, 4096, 8, 4, 256, 0);
-    time_sample(&b, 1, 0.0f, 1.0f, 0, "greedy");
-    time_sample(&b, 1, 1.0f, 1.0f, 0, "plain");
-    time_sample(&b, 1, 0.8f, 0.95f, 0, "top-p");
-    time_sample(&b, 1, 0.8f, 0.95f, 40, "top-k, top-p");
-    time_sample(&b, 1, 3.0f, 0.95f, 0, "top-p, flat");
-    time_sample(&b, 64, 0.8f, 0.95f, 0, "top-p");
+    if (wanted(&b, "rows"))
+        time_rows(&b);
+    static const int64_t decoding[][5] = {/* batch, context, heads, KV heads, head_dim */
+                                          {1, 128, 32, 8, 128},   {1, 1024, 32, 8, 128},
+                                          {1, 8192, 32, 8, 128},  {1, 32768, 32, 8, 128},
+                                          {4, 1024, 32, 8, 128},  {16, 1024, 32, 8, 128},
+                                          {64, 1024, 32, 8, 128}, {64, 4096, 32, 8, 128},
+                                          {16, 2048, 8, 4, 256},  {16, 2048, 32, 32, 64}};
+    for (size_t i = 0; wanted(&b, "decode") && i < sizeof decoding / sizeof *decoding; i++) {
+        const int64_t *d = decoding[i];
+        time_decode(&b, d[0], d[1], d[2], d[3], d[4]);
+    }
+    static const int64_t prefilling[][5] = {/* tokens, heads, KV heads, head_dim, bf16 */
+                                            {512, 32, 8, 128, 0},  {2048, 32, 8, 128, 0},
+                                            {8192, 32, 8, 128, 0}, {8192, 32, 8, 128, 1},
+                                            {8192, 32, 8, 64, 0},  {4096, 8, 4, 256, 0}};
+    for (size_t i = 0; wanted(&b, "prefill") && i < sizeof prefilling / sizeof *prefilling; i++) {
+        const int64_t *d = prefilling[i];
+        time_prefill(&b, d[0], d[1], d[2], d[3], (int)d[4]);
+    }
+    if (wanted(&b, "sample")) {
+        time_sample(&b, 1, 0.0f, 1.0f, 0, "greedy");
+        time_sample(&b, 1, 1.0f, 1.0f, 0, "plain");
+        time_sample(&b, 1, 0.8f, 0.95f, 0, "top-p");
+        time_sample(&b, 1, 0.8f, 0.95f, 40, "top-k, top-p");
+        time_sample(&b, 1, 3.0f, 0.95f, 0, "top-p, flat");
+        time_sample(&b, 64, 0.8f, 0.95f, 0, "top-p");
+    }
     return b.failed;
 }

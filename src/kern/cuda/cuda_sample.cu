@@ -1,7 +1,7 @@
 /* cuda_sample.cu - choosing a token per row, step for step as engine/sampler.c does, without a sort
    of the vocabulary:
 
-     scan    the largest penalised logit of every slice of the vocabulary
+     scan    the largest penalised logit of every group of 32 ids and of every slice of the vocabulary
      weigh   number and summed weights of the candidates: of every slice, and by bins of their score
      choose  one block per row: the bins tell where top-k and top-p end, so only candidates of the bins
              up to there (or, where these are too many, of single bins) are gathered and sorted
@@ -21,9 +21,12 @@ namespace {
 enum {
     SLICES = 64, /* blocks per row of scan and weigh */
     SLICE_THREADS = 256,
+    GROUP = 32,          /* ids */
+    AT_ONCE = 8,         /* loads of a thread under way */
     BINS = 2048,         /* of scores 0 .. -32, the last one open */
     BINS_PER_UNIT = 64,
     LIST = 4096,         /* candidates that choose can sort */
+    GROUPS_AT_ONCE = 4,
     CHOOSE_THREADS = 1024,
     WARPS = CHOOSE_THREADS / 32,
 };
@@ -42,7 +45,7 @@ struct entry {
 };
 
 struct sample_args {
-    int64_t vocab, slice; /* candidates per slice */
+    int64_t vocab, slice, n_groups; /* slice: ids, a multiple of GROUP */
     const float *logits;
     uint32_t *seen;
     float temperature, top_p, min_p, penalty;
@@ -50,6 +53,7 @@ struct sample_args {
     const double *uniform;
     int32_t *ids;
     row_state *states;
+    unsigned *group_keys; /* [row][n_groups] */
 };
 
 /* Keys order floats as unsigned integers; -0 counts as 0, NaN as nothing. */
@@ -125,10 +129,24 @@ __global__ void __launch_bounds__(SLICE_THREADS) sample_scan(const __grid_consta
     const int64_t row = blockIdx.y, begin = (int64_t)blockIdx.x * a.slice, end = min(begin + a.slice, a.vocab);
     lu_begin();
     row_state &state = a.states[row];
+    const int lane = (int)threadIdx.x & 31;
     unsigned best = 0;
-#pragma unroll 8
-    for (int64_t id = begin + threadIdx.x; id < end; id += SLICE_THREADS)
-        best = max(best, key_of(penalised(a, row, id)));
+    for (int64_t first = begin + (threadIdx.x & ~31u); first < end; first += AT_ONCE * SLICE_THREADS) {
+        unsigned key[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const int64_t id = first + i * SLICE_THREADS + lane;
+            key[i] = id < end ? key_of(penalised(a, row, id)) : 0;
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const int64_t id = first + i * SLICE_THREADS;
+            key[i] = __reduce_max_sync(0xffffffffu, key[i]);
+            best = max(best, key[i]);
+            if (lane == 0 && id < end)
+                a.group_keys[row * a.n_groups + id / GROUP] = key[i];
+        }
+    }
     for (int bin = (int)(blockIdx.x * SLICE_THREADS + threadIdx.x); bin < BINS; bin += SLICES * SLICE_THREADS) {
         state.bin_weight[bin] = 0;
         state.bin_count[bin] = 0;
@@ -320,14 +338,34 @@ __device__ bool gather(choice_room &r, const candidates &c, int low, int high)
         r.high = high;
     }
     __syncthreads();
-#pragma unroll 8
-    for (int64_t id = threadIdx.x; id < c.a.vocab; id += CHOOSE_THREADS) {
-        const float score = score_of(c.a, penalised(c.a, c.row, id), c.top);
-        if (!(score > -INFINITY))
-            continue;
-        const int bin = bin_of(score);
-        if (bin >= low && bin <= high)
-            r.list[atomicAdd(&r.listed, 1u)] = {key_of(score), (int)id};
+    /* Every candidate of these bins is above this, rounding included. */
+    const float reach = c.a.temperature * (float)(high + 1) / (float)BINS_PER_UNIT * 1.00001f;
+    const float bound = high == BINS - 1 ? -INFINITY : c.top - reach - fabsf(c.top) * 1e-6f;
+    const unsigned least = max(key_of(bound), 1u);
+    const unsigned *keys = c.a.group_keys + c.row * c.a.n_groups;
+    const int lane = (int)threadIdx.x & 31;
+    for (int64_t group = threadIdx.x & ~31u; group < c.a.n_groups; group += CHOOSE_THREADS) {
+        const unsigned key = group + lane < c.a.n_groups ? keys[group + lane] : 0;
+        unsigned left = __ballot_sync(0xffffffffu, key >= least);
+        while (left) { /* GROUPS_AT_ONCE of these 32 groups */
+            float logit[GROUPS_AT_ONCE];
+            int64_t id[GROUPS_AT_ONCE];
+#pragma unroll
+            for (int i = 0; i < GROUPS_AT_ONCE; i++) {
+                id[i] = left ? (group + __ffs((int)left) - 1) * GROUP + lane : c.a.vocab;
+                left &= left - 1;
+                logit[i] = id[i] < c.a.vocab ? penalised(c.a, c.row, id[i]) : NAN;
+            }
+#pragma unroll
+            for (int i = 0; i < GROUPS_AT_ONCE; i++) {
+                if (!(logit[i] >= bound))
+                    continue;
+                const float score = score_of(c.a, logit[i], c.top);
+                const int bin = bin_of(score);
+                if (score > -INFINITY && bin >= low && bin <= high)
+                    r.list[atomicAdd(&r.listed, 1u)] = {key_of(score), (int)id[i]};
+            }
+        }
     }
     unsigned room = 2;
     while (room < n)
@@ -559,8 +597,7 @@ __global__ void __launch_bounds__(CHOOSE_THREADS) sample_choose(const __grid_con
 
 size_t lu_cuda_sample_scratch(int64_t n, int64_t vocab)
 {
-    (void)vocab;
-    return (size_t)n * sizeof(row_state);
+    return (size_t)n * (sizeof(row_state) + (size_t)((vocab + GROUP - 1) / GROUP) * sizeof(unsigned));
 }
 
 int lu_cuda_sample(const lu_cuda_sample_args *e)
@@ -571,7 +608,8 @@ int lu_cuda_sample(const lu_cuda_sample_args *e)
         return 0;
     sample_args a = {};
     a.vocab = e->vocab;
-    a.slice = (e->vocab + SLICES - 1) / SLICES;
+    a.n_groups = (e->vocab + GROUP - 1) / GROUP;
+    a.slice = (a.n_groups + SLICES - 1) / SLICES * GROUP;
     a.logits = e->logits;
     a.seen = e->seen;
     a.temperature = e->temperature;
@@ -585,6 +623,7 @@ int lu_cuda_sample(const lu_cuda_sample_args *e)
     a.uniform = e->uniform;
     a.ids = e->ids;
     a.states = (row_state *)e->scratch;
+    a.group_keys = (unsigned *)(a.states + e->n);
     const lu_launch_shape slices = {dim3(SLICES, (unsigned)e->n), SLICE_THREADS, 0, e->stream};
     const lu_launch_shape rows = {dim3((unsigned)e->n), CHOOSE_THREADS, sizeof(choice_room), e->stream};
     int status = lu_launch(sample_scan, slices, a);
