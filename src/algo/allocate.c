@@ -162,10 +162,11 @@ static lutra_status solve(const problem *p, int *picked, bool *solved, lutra_err
         unit = p->budget / most + 1;
     const int64_t units = p->budget / unit;
     const size_t width = (size_t)units + 1;
-    double *rows = lu_array(width, 2 * sizeof *rows), *before = rows, *now = rows + width;
+    double *rows = lu_array(width, 2 * sizeof *rows);
     uint8_t *taken = lu_array((size_t)p->n, width);
     *solved = false;
     if (rows && taken) {
+        double *before = rows, *now = rows + width;
         memset(before, 0, width * sizeof *before);
         for (int64_t i = 0; i < p->n; i++) {
             add_item(p, i, unit, units, before, now, taken + (size_t)i * width);

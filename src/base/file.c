@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -157,13 +158,18 @@ lutra_status lu_write_at(int fd, const char *path, const void *data, size_t size
 void lu_path_sync_parent(const char *path)
 {
     const size_t n = (size_t)(lu_path_base(path) - path);
-    char *dir = n ? lu_strndup(path, n) : lu_strdup(".");
-    const int fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    char dir[PATH_MAX] = "."; /* the work is done: nothing that could fail for want of memory */
+    if (n >= sizeof dir)
+        return;
+    if (n) {
+        memcpy(dir, path, n);
+        dir[n] = '\0';
+    }
+    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd >= 0) {
         (void)fsync(fd);
         close(fd);
     }
-    lu_free(dir);
 }
 
 lutra_status lu_file_write(const char *path, const void *data, size_t size, lutra_err *err)

@@ -113,10 +113,12 @@ static uint64_t hash(uint64_t h, const void *data, size_t n)
     return h;
 }
 
-static uint64_t hash_file(uint64_t h, const char *folder, const char *name)
+/* Without memory for the path *ok becomes false: a request that leaves a file out is another one. */
+static uint64_t hash_file(uint64_t h, const char *folder, const char *name, bool *ok)
 {
     struct stat st;
     char *path = *folder ? lu_path_join(folder, name) : lu_strdup(name);
+    *ok &= path != NULL;
     if (path && stat(path, &st) == 0) {
         const int64_t facts[3] = {st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
         h = hash(h, name, strlen(name) + 1);
@@ -126,15 +128,15 @@ static uint64_t hash_file(uint64_t h, const char *folder, const char *name)
     return h;
 }
 
-static uint64_t hash_calibration(uint64_t h, const lutra_calibration *c)
+static uint64_t hash_calibration(uint64_t h, const lutra_calibration *c, bool *ok)
 {
     const uint64_t facts[] = {(uint64_t)c->n_samples, (uint64_t)c->length, c->seed, c->per_document,
                               c->float_inputs};
     h = hash(h, facts, sizeof facts);
-    return c->data ? hash_file(h, "", c->data) : h;
+    return c->data ? hash_file(h, "", c->data, ok) : h;
 }
 
-static uint64_t request_of(const lu_plan *p, const lutra_quantize_options *o)
+static uint64_t request_of(const lu_plan *p, const lutra_quantize_options *o, bool *ok)
 {
     const char *in = lu_checkpoint_path(p->checkpoint);
     uint64_t h = 0xcbf29ce484222325u;
@@ -148,9 +150,9 @@ static uint64_t request_of(const lu_plan *p, const lutra_quantize_options *o)
     }
     const uint8_t range = (uint8_t)o->range;
     h = hash(h, &range, sizeof range);
-    h = hash_file(h, in, "config.json");
+    h = hash_file(h, in, "config.json", ok);
     for (int64_t s = 0; s < p->n_shards; s++)
-        h = hash_file(h, in, p->shards[s].name);
+        h = hash_file(h, in, p->shards[s].name, ok);
     for (int64_t i = 0; i < p->n_tensors; i++) { /* stands for ignore list, rules and index */
         const int64_t scheme = p->tensors[i].scheme ? p->tensors[i].scheme - p->schemes : -1;
         h = hash(h, &scheme, sizeof scheme);
@@ -159,7 +161,7 @@ static uint64_t request_of(const lu_plan *p, const lutra_quantize_options *o)
         h = hash(h, p->shards[s].header, p->shards[s].header_bytes);
     if (o->recipe)
         h = lu_recipe_hash(o->recipe, hash, h);
-    return o->recipe && o->calibration ? hash_calibration(h, o->calibration) : h;
+    return o->recipe && o->calibration ? hash_calibration(h, o->calibration, ok) : h;
 }
 
 /* ---- report --------------------------------------------------------------------------------- */
@@ -241,14 +243,17 @@ void lutra_quantize_report_free(lutra_quantize_report *r)
 
 /* ---- the run -------------------------------------------------------------------------------- */
 
-static uint64_t bytes_to_write(const lu_plan *p, const lu_journal_entry *entries)
+static lutra_status bytes_to_write(const lu_plan *p, const lu_journal_entry *entries, uint64_t *out,
+                                   lutra_err *err)
 {
-    uint64_t bytes = lu_side_files_bytes(p);
+    uint64_t bytes;
+    LU_TRY(lu_side_files_bytes(p, &bytes, err));
     for (int64_t s = 0; s < p->n_shards; s++)
         bytes += p->shards[s].header_bytes;
     for (int64_t i = 0; i < p->n_tensors; i++)
         bytes += entries[i].done ? 0 : p->tensors[i].out_bytes;
-    return bytes;
+    *out = bytes;
+    return LUTRA_OK;
 }
 
 /* Everything between the lock and the rename. */
@@ -261,18 +266,26 @@ static lutra_status fill_folder(lutra_ctx *ctx, const lu_plan *p, lu_out_folder 
     lu_journal_entry *entries = lu_calloc((size_t)p->n_tensors, sizeof *entries);
     if (!entries)
         return lu_fail_nomem(err, (size_t)p->n_tensors * sizeof *entries);
+    bool ok = true;
+    const uint64_t request = request_of(p, o, &ok);
     lutra_status status =
-        lu_journal_open(out->partial, request_of(p, o), entries, p->n_tensors, &journal, err);
+        ok ? lu_journal_open(out->partial, request, entries, p->n_tensors, &journal, err)
+           : lu_fail_nomem(err, strlen(out->partial));
     if (status == LUTRA_OK)
         status = lu_writer_open(ctx, p, out->partial, batch_bytes, &journal, entries, &writer, err);
     if (status == LUTRA_OK) {
-        lu_writer_check(writer);
+        status = lu_writer_check(writer, err);
+    }
+    if (status == LUTRA_OK) {
         for (int64_t i = 0; i < p->n_tensors; i++)
             report->resumed_tensors += entries[i].done;
         if (report->resumed_tensors > 0)
             lu_log(ctx, LUTRA_LOG_INFO, "%s: resuming, %lld of %lld tensors are done", out->partial,
                    (long long)report->resumed_tensors, (long long)p->n_tensors);
-        status = lu_out_need(out, bytes_to_write(p, entries), err);
+        uint64_t bytes = 0;
+        status = bytes_to_write(p, entries, &bytes, err);
+        if (status == LUTRA_OK)
+            status = lu_out_need(out, bytes, err);
     }
     if (status == LUTRA_OK && o->recipe)
         status = lu_pipeline_run(&(lu_pipeline){.ctx = ctx,

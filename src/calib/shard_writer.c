@@ -306,16 +306,19 @@ lutra_status lu_writer_run(lu_shard_writer *w, lutra_err *err)
     return LUTRA_OK;
 }
 
-void lu_writer_check(lu_shard_writer *w)
+lutra_status lu_writer_check(lu_shard_writer *w, lutra_err *err)
 {
     for (int64_t s = 0; s < w->plan->n_shards; s++) {
         const lu_plan_shard *shard = &w->plan->shards[s];
         struct stat st;
         char *path = lu_path_join(w->folder, shard->name);
-        if (!path || stat(path, &st) != 0 || (uint64_t)st.st_size != shard->file_size)
+        if (!path)
+            return lu_fail_nomem(err, strlen(w->folder));
+        if (stat(path, &st) != 0 || (uint64_t)st.st_size != shard->file_size)
             memset(&w->entries[shard->first], 0, (size_t)shard->count * sizeof *w->entries);
         lu_free(path);
     }
+    return LUTRA_OK;
 }
 
 /* ---- opening -------------------------------------------------------------------------------- */

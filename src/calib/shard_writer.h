@@ -18,7 +18,7 @@ lutra_status lu_writer_open(lutra_ctx *ctx, const lu_plan *plan, const char *fol
 void lu_writer_close(lu_shard_writer *w);
 
 /* Drops the entries of shards whose file is missing or has another size. */
-void lu_writer_check(lu_shard_writer *w);
+lutra_status lu_writer_check(lu_shard_writer *w, lutra_err *err);
 
 /* Writes all tensors that are not done. Reports progress and obeys cancellation. */
 lutra_status lu_writer_run(lu_shard_writer *w, lutra_err *err);

@@ -220,19 +220,19 @@ static lutra_status add_size(void *arg, const char *folder, const char *name, lu
 {
     uint64_t *sum = arg;
     struct stat st;
-    (void)err;
     char *path = lu_path_join(folder, name);
-    if (path && stat(path, &st) == 0 && is_copied(name, &st))
+    if (!path)
+        return lu_fail_nomem(err, strlen(folder));
+    if (stat(path, &st) == 0 && is_copied(name, &st))
         *sum += (uint64_t)st.st_size;
     lu_free(path);
     return LUTRA_OK;
 }
 
-uint64_t lu_side_files_bytes(const lu_plan *p)
+lutra_status lu_side_files_bytes(const lu_plan *p, uint64_t *out, lutra_err *err)
 {
-    uint64_t sum = (uint64_t)p->n_names * 256 + 65536; /* index and config: lines of names */
-    (void)lu_folder_list(lu_checkpoint_path(p->checkpoint), add_size, &sum, NULL);
-    return sum;
+    *out = (uint64_t)p->n_names * 256 + 65536; /* index and config: lines of names */
+    return lu_folder_list(lu_checkpoint_path(p->checkpoint), add_size, out, err);
 }
 
 lutra_status lu_side_files_write(const lu_plan *p, const char *folder, lutra_err *err)

@@ -9,6 +9,6 @@
 lutra_status lu_side_files_write(const lu_plan *p, const char *folder, lutra_err *err);
 
 /* Bytes that they will take, about. */
-uint64_t lu_side_files_bytes(const lu_plan *p);
+lutra_status lu_side_files_bytes(const lu_plan *p, uint64_t *out, lutra_err *err);
 
 #endif
