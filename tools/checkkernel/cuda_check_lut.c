@@ -301,6 +301,16 @@ static void check_repeats(cc *t)
         }
 }
 
+/* Of the table, in size: a small one may be spoiled unseen. */
+static int largest_value(const operands *o)
+{
+    int at = 0;
+    for (int i = 1; i < 1 << o->c.bits; i++)
+        if (fabsf(o->table[i]) > fabsf(o->table[at]))
+            at = i;
+    return at;
+}
+
 /* A spoiled code word, scale, table value or bias must be noticed. */
 static void check_faults(cc *t)
 {
@@ -315,7 +325,7 @@ static void check_faults(cc *t)
             else if (fault == 1)
                 cc_status(t, cudaMemset(o.lut.scales + 100, 0x31, 2));
             else if (fault == 2)
-                o.lut.table[3] ^= 0x40;
+                o.lut.table[largest_value(&o)] ^= 0x40;
             else
                 o.d_bias = NULL;
             cc_plant(t);
