@@ -22,6 +22,7 @@
 #include "calib/recipe_parts.h"
 #include "calib/shard_writer.h"
 #include "calib/side_files.h"
+#include "model/slots.h"
 
 #define BATCH_BYTES ((int64_t)256 << 20)
 
@@ -335,6 +336,22 @@ static lutra_status run(lutra_ctx *ctx, const lu_plan *p, const char *out_path,
     return status;
 }
 
+/* A checkpoint of an architecture that lutra does not run, or with a tensor missing, is compressed all
+   the same, but not without a word. With a recipe the pipeline opens the model and refuses. */
+static lutra_status warn_unless_it_runs(lutra_ctx *ctx, const char *path, lutra_err *err)
+{
+    lutra_model *m = NULL;
+    lutra_err why;
+    const lutra_status status = lu_model_open_bare(ctx, path, &m, &why);
+    lutra_model_close(m);
+    if (status == LUTRA_E_NOMEM)
+        return lu_fail(err, status, "%s", why.msg);
+    if (status != LUTRA_OK)
+        lu_log(ctx, LUTRA_LOG_WARN, "compressed all the same, but lutra cannot run this model: %s",
+               why.msg);
+    return LUTRA_OK;
+}
+
 /* The rules that were found, then those that were given, which go before. */
 static lutra_status join_rules(lutra_quantize_options *o, const lutra_format_rule *own, int n_own,
                                lutra_format_rule **all, lutra_err *err)
@@ -386,6 +403,10 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
         if (o.recipe && o.calibration)
             status =
                 lu_pipeline_forecast(ctx, &plan, o.recipe, o.calibration, &r.memory_forecast, err);
+    }
+    if (status == LUTRA_OK) {
+        if (!o.recipe)
+            status = warn_unless_it_runs(ctx, in, err);
     }
     if (status == LUTRA_OK) {
         if (plan.n_routers > 0)

@@ -198,12 +198,43 @@ static void bits_are_allocated_within_the_budget(void **state)
     leave(&p);
 }
 
+static void keep_message(void *user, lutra_log_level level, const char *text)
+{
+    if (level == LUTRA_LOG_WARN)
+        snprintf(user, 512, "%s", text);
+}
+
+static void a_model_that_cannot_run_is_compressed_with_a_warning(void **state)
+{
+    (void)state;
+    place p;
+    lutra_options o;
+    char message[512] = "";
+    enter(&p, 1);
+    lutra_close(p.ctx);
+    lutra_options_init(&o);
+    o.log = keep_message;
+    o.user = message;
+    assert_int_equal(lutra_open(&o, &p.ctx, NULL), LUTRA_OK);
+    set_format(&p, "nf4:g32");
+    syn_text(p.in, "config.json",
+             "{\"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": 40, \"hidden_size\": 64,"
+             " \"intermediate_size\": 96, \"num_hidden_layers\": 1, \"num_attention_heads\": 2,"
+             " \"max_position_embeddings\": 64, \"hidden_act\": \"silu\","
+             " \"rms_norm_eps\": 1e-5, \"tie_word_embeddings\": true}");
+    expect(&p, p.in, LUTRA_OK, NULL);
+    if (!strstr(message, "cannot run") || !strstr(message, "input_layernorm"))
+        fail_msg("'%s'", message);
+    leave(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(learned_tables_are_those_of_the_matrix),
         cmocka_unit_test(rules_choose_the_format_of_modules),
         cmocka_unit_test(bits_are_allocated_within_the_budget),
+        cmocka_unit_test(a_model_that_cannot_run_is_compressed_with_a_warning),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
