@@ -25,7 +25,7 @@ namespace {
 enum {
     WARPS = 4,
     TILE = 16,         /* positions a warp takes at once */
-    LEAST_SHIFT = 6,   /* 64 positions; larger splits are doubles of it */
+    LEAST_SHIFT = 7,   /* 128 positions; larger splits are doubles of it */
     MOST_SPLITS = 32,  /* of a row */
     AT_ONCE = 16,      /* splits called at once when they are added up */
     MOST_BLOCK_SHIFT = 2,
