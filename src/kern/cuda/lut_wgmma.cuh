@@ -2,23 +2,23 @@
 
    A tile is 64 C rows of W by NT tokens. C warpgroups multiply: each warp turns the codes of its strip
    of 16 rows into the A registers of wgmma (lut_natural.cuh); activations are the B operand, tokens
-   its n, and lie in shared memory as they lie in memory (128-byte swizzle). One more warp keeps a
-   ring of stages full, a brick of 128 columns each: codes and scales by bulk copies, activations
-   through a tensor map, so rows and columns past the edge read as zero.
+   its n, and lie in shared memory as they lie in memory (128-byte swizzle). One more warpgroup keeps
+   two rings full: codes and scales a brick of 128 columns at a time, activations 128 columns of NP
+   tokens at a time through a tensor map, so rows and columns past the edge read as zero.
    Sums of a scale group are unscaled in `part`, NP tokens at a time, then scaled into float32 `sum`.
    Decoding the next unit of steps runs beside the products of this one where registers allow it.
    With splits > 1 the blocks of a cluster take a part of K each; sums meet in shared memory and
    are added in rank order. With share = 2 the two blocks of a cluster take neighbouring rows of the
    same tokens, and each fetches half of the activations for both. Everything has a fixed order, so results repeat bit by bit.
-   Weights do not depend on the kernel ahead: the ring is filled with them before
-   griddepcontrol.wait, all else comes after it. */
+   Weights do not depend on the kernel ahead: they are fetched without griddepcontrol.wait, all else
+   comes after it. */
 #ifndef LU_KERN_CUDA_LUT_WGMMA_CUH
 #define LU_KERN_CUDA_LUT_WGMMA_CUH
 
 #include "kern/cuda/lut_natural.cuh"
 #include "kern/cuda/lut_wgmma_ops.cuh"
 
-#define LUT_WGMMA_STAGES 8
+#define LUT_WGMMA_STAGES 12 /* of each ring, at most */
 
 struct lut_wgmma_args {
     const uint32_t *words, *scales, *zeros;
@@ -30,10 +30,10 @@ struct lut_wgmma_args {
     int n_strips, n_bricks, n_entries, bricks_per_entry;
     int row_tiles, token_tiles, splits;
     int share;    /* blocks of a cluster that have the same tokens and fetch them for each other: 1 or 2 */
-    int plain_x;  /* the producer warp copies x element by element */
+    int plain_x;  /* x is copied element by element */
     int y_vector; /* rows of y start on 16 bytes */
-    int stages;
-    unsigned x_at[LUT_WGMMA_STAGES][2], w_at[LUT_WGMMA_STAGES]; /* shared addresses */
+    int x_stages, w_stages;
+    unsigned x_at[LUT_WGMMA_STAGES], w_at[LUT_WGMMA_STAGES]; /* shared addresses */
     unsigned barriers_at, staging_at;
     uint16_t table[256];
 };
@@ -41,18 +41,20 @@ struct lut_wgmma_args {
 /* Registers per thread of the C multiplying warpgroups and of the one that fetches: with the number
    the launch gives all of them they fill the register file. */
 template <int C> struct lut_wgmma_registers {
-    static const int multiply = C == 2 ? 240 : C == 3 ? 160 : 112;
-    static const int fetch = C == 2 ? 24 : 32;
+    static const int multiply = C == 2 ? 232 : C == 3 ? 160 : 112;
+    static const int fetch = C == 2 ? 40 : 32;
 };
 
 template <int N> struct lut_number {
     static const int value = N;
 };
 
+/* k16 steps of a brick: under one scale, decoded at once, multiplied at once. */
 template <int NT, int NP, int PARTS> struct lut_wgmma_steps {
-    static const int part = 8 / PARTS; /* k16 steps under one scale */
-    static const int unit = NT > NP || part < 4 ? part : 4; /* decoded at once */
-    static const int units = 8 / unit;                      /* of a brick */
+    static const int part = 8 / PARTS;
+    static const int unit = NT > NP ? 8 : part < 4 ? part : 4;
+    static const int batch = unit < part ? unit : part;
+    static const int units = 8 / unit;
 };
 
 static __device__ __forceinline__ void read_shared(uint32_t *to, unsigned at, int count)
@@ -99,7 +101,7 @@ static __device__ __forceinline__ void decode_unit(unsigned *a, unsigned at, int
                                                    unsigned lane_at, int lane)
 {
     uint32_t w[B];
-    if (UNIT == 2) {
+    if (UNIT == 2) { /* half of four steps */
         read_half<B>(w, at, u >> 1, lane);
         natural_weights<B>(w, u & 1, turn, lane_at, a);
         return;
@@ -197,95 +199,105 @@ static __device__ __forceinline__ void store_staged(const lut_wgmma_args &a, uns
     }
 }
 
-/* The producer warp: codes, scales and zeros of one brick of a tile's strips. */
-template <int B, int PARTS, int NT>
-static __device__ __forceinline__ void fetch_weights(const lut_wgmma_args &a, const lut_tile &tile, int max_strips,
-                                                     int brick, int stage, int lane, unsigned own)
+/* A place in a ring of stages, and the parity of its round. Each stage has two barriers, 8 bytes
+   apart: full, and empty. */
+struct lut_ring {
+    int stage;
+    unsigned parity;
+};
+
+static __device__ __forceinline__ void advance(lut_ring &r, int stages)
 {
-    const unsigned full = own + a.barriers_at + stage * 16, at = own + a.w_at[stage];
-    const unsigned scale_bytes = 32 * PARTS, scales_at = at + max_strips * 256 * B;
-    if (lane == 0)
-        barrier_expect(full, (unsigned)tile.strips * (256 * B + scale_bytes * (a.zeros ? 2 : 1)) +
-                                 (a.plain_x ? 0 : NT * 256));
-    __syncwarp();
-    if (lane >= tile.strips)
-        return;
-    const int64_t strip = tile.strip + lane;
-    const int entry = a.bricks_per_entry == 1 ? brick : brick / a.bricks_per_entry;
-    const int64_t scale = (strip * a.n_entries + entry) * scale_bytes;
-    bulk_copy(at + lane * 256 * B, (const char *)a.words + (strip * a.n_bricks + brick) * (256 * B), 256 * B, full);
-    bulk_copy(scales_at + lane * scale_bytes, (const char *)a.scales + scale, scale_bytes, full);
-    if (a.zeros)
-        bulk_copy(scales_at + (max_strips + lane) * scale_bytes, (const char *)a.zeros + scale, scale_bytes, full);
+    if (++r.stage == stages) {
+        r.stage = 0;
+        r.parity ^= 1;
+    }
 }
 
-/* The producer warp: a brick's columns of NT tokens, in two boxes of 64 columns. */
-template <int NT>
-static __device__ __forceinline__ void fetch_x(const lut_wgmma_args &a, const CUtensorMap *map, const lut_tile &tile,
-                                               int brick, int stage, int lane, unsigned own)
-{
-    const unsigned full = own + a.barriers_at + stage * 16;
-    if (a.share == 2) { /* half of the tokens, to both blocks */
-        const int half = (int)(blockIdx.x & 1) * (NT / 2);
-        if (lane < 2)
-            tensor_copy_both(own + a.x_at[stage][lane] + half * 128, map, brick * 128 + lane * 64, tile.token + half, full);
-        return;
-    }
-    if (!a.plain_x) {
-        if (lane < 2)
-            tensor_copy(own + a.x_at[stage][lane], map, brick * 128 + lane * 64, tile.token, full);
-        return;
-    }
-    for (int i = lane; i < NT * 16; i += 32) {
-        const int token = i >> 4, chunk = i & 15, column = brick * 128 + chunk * 8;
-        unsigned v[4] = {0, 0, 0, 0};
-        if (tile.token + token < a.m) {
-            const uint16_t *from = a.x + (tile.token + token) * a.ldx + column;
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                if (column + e < a.k)
-                    v[e >> 1] |= (unsigned)from[e] << (16 * (e & 1));
-        }
-        const unsigned to = own + a.x_at[stage][chunk >> 3] + token * 128 + (((chunk & 7) ^ (token & 7)) << 4);
-        asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
-    }
-    publish_shared();
-    barrier_arrive(full);
-}
-
+/* Three warps (thread: 0..95) bring the codes, scales and zeros of the tiles' bricks. */
 template <int B, int PARTS, int NT>
-static __device__ __forceinline__ void fetch_all(const lut_wgmma_args &a, const CUtensorMap *map, int max_strips,
-                                                 int first_tile, int step, int begin, int end, int lane, unsigned own)
+static __device__ __forceinline__ void fetch_weights(const lut_wgmma_args &a, int max_strips, int first_tile, int step,
+                                                     int begin, int end, int thread, unsigned own, unsigned barriers)
 {
-    const int tiles = a.row_tiles * a.token_tiles;
-    int stage = 0, early = 0;
-    unsigned parity = 1; /* the first round finds every stage empty */
-    if (first_tile < tiles) {
-        const lut_tile tile = tile_at(a, first_tile, NT);
-        early = min(a.stages, end - begin);
-        for (int i = 0; i < early; i++)
-            fetch_weights<B, PARTS, NT>(a, tile, max_strips, begin + i, i, lane, own);
-        asm volatile("griddepcontrol.wait;" ::: "memory");
-        for (int i = 0; i < early; i++)
-            fetch_x<NT>(a, map, tile, begin + i, i, lane, own);
-        stage = early;
-        if (stage == a.stages) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-    for (int t = first_tile; t < tiles; t += step) {
+    const int lane = thread & 31, warp = thread >> 5;
+    const int64_t strip_bytes = (int64_t)a.n_bricks * (256 * B);
+    lut_ring r = {0, 1}; /* the first round finds every stage empty */
+    for (int t = first_tile; t < a.row_tiles * a.token_tiles; t += step) {
         const lut_tile tile = tile_at(a, t, NT);
-        for (int brick = begin + early; brick < end; brick++) {
-            barrier_wait(own + a.barriers_at + stage * 16 + 8, parity);
-            fetch_weights<B, PARTS, NT>(a, tile, max_strips, brick, stage, lane, own);
-            fetch_x<NT>(a, map, tile, brick, stage, lane, own);
-            if (++stage == a.stages) {
-                stage = 0;
-                parity ^= 1;
+        const char *words = (const char *)a.words + (tile.strip + warp) * strip_bytes + lane * 16;
+        const int scale = thread / (2 * PARTS), piece = thread % (2 * PARTS) * 16;
+        const int64_t scale_row = (int64_t)(tile.strip + scale) * a.n_entries;
+        for (int brick = begin; brick < end; brick++) {
+            barrier_wait(barriers + r.stage * 16 + 8, r.parity);
+            const unsigned to = own + a.w_at[r.stage];
+            const char *from = words + (int64_t)brick * (256 * B);
+            for (int strip = warp; strip < tile.strips; strip += 3) {
+#pragma unroll
+                for (int i = 0; i < 16 * B; i += 32)
+                    if (i + 32 <= 16 * B || i + lane < 16 * B)
+                        copy_16(to + strip * (256 * B) + (i + lane) * 16, from + i * 16);
+                from += 3 * strip_bytes;
             }
+            const int entry = a.bricks_per_entry == 1 ? brick : brick / a.bricks_per_entry;
+            for (int i = scale; i < tile.strips; i += 96 / (2 * PARTS)) {
+                const int64_t at = (scale_row + (int64_t)(i - scale) * a.n_entries + entry) * (32 * PARTS) + piece;
+                const unsigned scales = to + max_strips * (256 * B) + i * (32 * PARTS) + piece;
+                copy_16(scales, (const char *)a.scales + at);
+                if (a.zeros)
+                    copy_16(scales + max_strips * (32 * PARTS), (const char *)a.zeros + at);
+            }
+            barrier_arrive_copied(barriers + r.stage * 16);
+            advance(r, a.w_stages);
         }
-        early = 0;
+    }
+    asm volatile("cp.async.wait_all;" ::: "memory"); /* before this warp may end */
+}
+
+/* One warp brings the activations, NP tokens of 128 columns at a time, in two boxes of 64 columns. */
+template <int NT, int NP>
+static __device__ __forceinline__ void fetch_x(const lut_wgmma_args &a, const CUtensorMap *map, int first_tile, int step,
+                                               int begin, int end, int lane, unsigned own, unsigned barriers)
+{
+    lut_ring r = {0, 1};
+    const int half = a.share == 2 ? (int)(blockIdx.x & 1) * (NP / 2) : 0;
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    for (int t = first_tile; t < a.row_tiles * a.token_tiles; t += step) {
+        const int first_token = tile_at(a, t, NT).token;
+        for (int brick = begin; brick < end; brick++)
+            for (int token = first_token; token < first_token + NT; token += NP) {
+                const unsigned full = barriers + r.stage * 16, at = own + a.x_at[r.stage];
+                barrier_wait(full + 8, r.parity);
+                if (a.plain_x) {
+                    for (int i = lane; i < NP * 16; i += 32) {
+                        const int row = i >> 4, chunk = i & 15, column = brick * 128 + chunk * 8;
+                        unsigned v[4] = {0, 0, 0, 0};
+                        if (token + row < a.m) {
+                            const uint16_t *from = a.x + (token + row) * a.ldx + column;
+#pragma unroll
+                            for (int e = 0; e < 8; e++)
+                                if (column + e < a.k)
+                                    v[e >> 1] |= (unsigned)from[e] << (16 * (e & 1));
+                        }
+                        asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(
+                                         at + (chunk >> 3) * (NP * 128) + row * 128 + (((chunk & 7) ^ (row & 7)) << 4)),
+                                     "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
+                                     : "memory");
+                    }
+                    publish_shared();
+                    barrier_arrive(full);
+                } else if (lane == 0) {
+                    barrier_expect(full, NP * 256);
+                    if (a.share == 2) { /* half of the tokens, to both blocks */
+                        tensor_copy_both(at + half * 128, map, brick * 128, token + half, full);
+                        tensor_copy_both(at + (NP + half) * 128, map, brick * 128 + 64, token + half, full);
+                    } else {
+                        tensor_copy(at, map, brick * 128, token, full);
+                        tensor_copy(at + NP * 128, map, brick * 128 + 64, token, full);
+                    }
+                }
+                __syncwarp();
+                advance(r, a.x_stages);
+            }
     }
 }
 
@@ -294,23 +306,26 @@ static __global__ void __launch_bounds__((C + 1) * 128, 1)
     lut_wgmma(const __grid_constant__ lut_wgmma_args a, const __grid_constant__ CUtensorMap map)
 {
     using steps = lut_wgmma_steps<NT, NP, PARTS>;
-    const int chunks = NT / NP, unit = steps::unit, units = steps::units, max_strips = 4 * C;
-    const bool ahead = units > 1 || AHEAD, deep = AHEAD == 2;
+    const int chunks = NT / NP, unit = steps::unit, units = steps::units, batch = steps::batch, max_strips = 4 * C;
+    const bool ahead = units > 1 || AHEAD;
     extern __shared__ char shared[];
     const int lane = (int)threadIdx.x & 31, warp = __shfl_sync(0xffffffffu, (int)threadIdx.x >> 5, 0), group = warp >> 2;
     const int rank = (int)blockIdx.x % a.splits, first_tile = (int)blockIdx.x / a.splits;
     const int step = (int)gridDim.x / a.splits, tiles = a.row_tiles * a.token_tiles;
     const int begin = (int)((int64_t)rank * a.n_bricks / a.splits), end = (int)((int64_t)(rank + 1) * a.n_bricks / a.splits);
-
     /* In a cluster the block's rank stands in the top byte of its shared addresses. */
     const unsigned own = (unsigned)__cvta_generic_to_shared(shared) & 0xff000000u;
-    const unsigned barriers = own + a.barriers_at;
+    const unsigned x_barriers = own + a.barriers_at, w_barriers = x_barriers + LUT_WGMMA_STAGES * 16;
 
     asm volatile("griddepcontrol.launch_dependents;");
     if (threadIdx.x == 0) {
-        for (int i = 0; i < a.stages; i++) {
-            barrier_init(barriers + i * 16, a.plain_x ? 33 : 1);
-            barrier_init(barriers + i * 16 + 8, C * 4 * a.share);
+        for (int i = 0; i < a.x_stages; i++) {
+            barrier_init(x_barriers + i * 16, a.plain_x ? 32 : 1);
+            barrier_init(x_barriers + i * 16 + 8, C * 4 * a.share);
+        }
+        for (int i = 0; i < a.w_stages; i++) {
+            barrier_init(w_barriers + i * 16, 96);
+            barrier_init(w_barriers + i * 16 + 8, C * 4);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         publish_shared();
@@ -323,7 +338,10 @@ static __global__ void __launch_bounds__((C + 1) * 128, 1)
     if (group == C) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(lut_wgmma_registers<C>::fetch));
         if (warp == C * 4)
-            fetch_all<B, PARTS, NT>(a, &map, max_strips, first_tile, step, begin, end, lane, own);
+            fetch_x<NT, NP>(a, &map, first_tile, step, begin, end, lane, own, x_barriers);
+        else
+            fetch_weights<B, PARTS, NT>(a, max_strips, first_tile, step, begin, end, (int)threadIdx.x - C * 128 - 32, own,
+                                        w_barriers);
         __syncwarp();
         if (a.splits > 1) {
             cluster_sync();
@@ -341,117 +359,110 @@ static __global__ void __launch_bounds__((C + 1) * 128, 1)
         const lut_turn turn = turn_of<B>(lane);
         const unsigned staging = own + a.staging_at + group * 4096;
         const int thread = (int)threadIdx.x & 127;
-        int stage = 0;
-        unsigned parity = 0;
+        const unsigned words_on = warp * 256 * B;
+        const unsigned scales_on = max_strips * 256 * B + warp * (32 * PARTS) + (lane >> 2) * (4 * PARTS);
+        lut_ring x = {0, 0}, w = {0, 0};
 
         for (int t = first_tile; t < tiles; t += step) {
             const lut_tile tile = tile_at(a, t, NT);
             const bool mine = warp < tile.strips;
-            float sum[NT / 2], part[deep ? 2 : 1][NP / 2];
+            float sum[NT / 2], part[NP / 2];
             unsigned rows[ahead ? 2 : 1][unit * 4];
 #pragma unroll
             for (int i = 0; i < NT / 2; i++)
                 sum[i] = 0;
 #pragma unroll
-            for (int i = 0; i < (deep ? 2 : 1) * NP / 2; i++)
-                (&part[0][0])[i] = 0;
+            for (int i = 0; i < NP / 2; i++)
+                part[i] = 0;
 #pragma unroll
             for (int i = 0; i < (ahead ? 2 : 1) * unit * 4; i++)
                 (&rows[0][0])[i] = 0;
 
-            const unsigned words_on = warp * 256 * B;
-            const unsigned scales_on = max_strips * 256 * B + warp * (32 * PARTS) + (lane >> 2) * (4 * PARTS);
             auto decode = [&](unsigned *to, int from, int u) {
                 const unsigned at = own + a.w_at[from];
                 if (!mine)
                     return;
                 decode_unit<B, unit>(to, at + words_on, u, turn, lane_at, lane);
                 if (ZEROS && a.zeros) {
-                    uint32_t z;
-                    read_shared(&z, at + scales_on + max_strips * (32 * PARTS) + u * unit / steps::part * 4, 1);
-                    subtract_zero<BF16, unit * 4>(to, z);
+#pragma unroll
+                    for (int s = 0; s < unit; s += batch) {
+                        uint32_t z;
+                        read_shared(&z, at + scales_on + max_strips * (32 * PARTS) + (u * unit + s) / steps::part * 4, 1);
+                        subtract_zero<BF16, batch * 4>(to + 4 * s, z);
+                    }
                 }
             };
-            auto multiply = [&](float *to, unsigned *from, const uint64_t *x, int u, int c) {
-                hold<unit * 4>(from);
-                hold<NP / 2>(to);
-                wgmma_begin();
-#pragma unroll
-                for (int j = 0; j < unit; j++) {
-                    const int s = u * unit + j;
-                    wgmma<NP, BF16>(to, from + 4 * j, x[s >> 2] + (s & 3) * 2 + c * (NP * 8), s % steps::part != 0);
-                }
-                wgmma_commit();
-            };
-            auto flush = [&](float *from, uint32_t pair, int c) {
-                const float s0 = half_of(pair, 0), s1 = half_of(pair, 1);
-                hold<NP / 2>(from);
-#pragma unroll
-                for (int i = 0; i < NP / 2; i++)
-                    sum[c * (NP / 2) + i] = fmaf(i & 2 ? s1 : s0, from[i], sum[c * (NP / 2) + i]);
-            };
-            auto release = [&](int from) {
+            auto release_x = [&]() {
+                const unsigned empty = x_barriers + x.stage * 16 + 8;
                 if (a.share > 1) {
                     if (lane < 2)
-                        barrier_arrive_at(of_rank(barriers + from * 16 + 8, lane));
+                        barrier_arrive_at(of_rank(empty, lane));
                 } else if (lane == 0) {
-                    barrier_arrive(barriers + from * 16 + 8);
+                    barrier_arrive(empty);
                 }
-            };
-            int next = stage; /* the stage ahead, where units are decoded ahead */
-            unsigned next_parity = parity;
-            auto advance = [&]() {
-                if (++next == a.stages) {
-                    next = 0;
-                    next_parity ^= 1;
-                }
+                advance(x, a.x_stages);
             };
 
             if (ahead && begin < end) {
-                barrier_wait(barriers + next * 16, next_parity);
-                decode(rows[0], next, 0);
+                barrier_wait(w_barriers + w.stage * 16, w.parity);
+                decode(rows[0], w.stage, 0);
             }
             /* One brick; rows[first] holds its first unit if units are decoded ahead. */
             auto one_brick = [&](auto first, int brick) {
+                const int stage = w.stage;
                 if (!ahead) {
-                    barrier_wait(barriers + stage * 16, parity);
+                    barrier_wait(w_barriers + stage * 16, w.parity);
                     decode(rows[0], stage, 0);
                 }
-                advance();
-                const uint64_t x[2] = {tile_descriptor(a.x_at[stage][0]), tile_descriptor(a.x_at[stage][1])};
+                advance(w, a.w_stages);
                 uint32_t scale[PARTS];
                 read_shared(scale, own + a.w_at[stage] + scales_on, PARTS);
 #pragma unroll
                 for (int u = 0; u < units; u++) {
                     const int now = !ahead ? 0 : (first.value + u) & 1;
-                    const uint32_t pair = scale[((u + 1) * unit - 1) / steps::part];
 #pragma unroll
                     for (int c = 0; c < chunks; c++) {
-                        multiply(part[deep ? c & 1 : 0], rows[now], x, u, c);
-                        if (deep && c > 0) { /* the products just issued run while those before them are scaled */
-                            wgmma_wait<1>();
-                            flush(part[(c - 1) & 1], pair, c - 1);
-                        }
-                        if (ahead && c == chunks - 1) {
-                            if (u + 1 < units) {
-                                decode(rows[now ^ 1], stage, u + 1);
-                            } else if (brick + 1 < end) {
-                                barrier_wait(barriers + next * 16, next_parity);
-                                decode(rows[now ^ 1], next, 0);
+                        if (u == 0)
+                            barrier_wait(x_barriers + x.stage * 16, x.parity);
+                        const uint64_t tokens = tile_descriptor(a.x_at[x.stage]);
+#pragma unroll
+                        for (int b = 0; b < unit; b += batch) {
+                            hold<batch * 4>(rows[now] + 4 * b);
+                            hold<NP / 2>(part);
+                            wgmma_begin();
+#pragma unroll
+                            for (int j = b; j < b + batch; j++) {
+                                const int s = u * unit + j;
+                                wgmma<NP, BF16>(part, rows[now] + 4 * j, tokens + (s >> 2) * (NP * 8) + (s & 3) * 2,
+                                                s % steps::part != 0);
+                            }
+                            wgmma_commit();
+                            if (ahead && c == chunks - 1 && b + batch == unit) {
+                                if (u + 1 < units) {
+                                    decode(rows[now ^ 1], stage, u + 1);
+                                } else if (brick + 1 < end) {
+                                    barrier_wait(w_barriers + w.stage * 16, w.parity);
+                                    decode(rows[now ^ 1], w.stage, 0);
+                                }
+                            }
+                            wgmma_wait<0>();
+                            hold<NP / 2>(part);
+                            hold<batch * 4>(rows[now] + 4 * b);
+                            const int done = u * unit + b + batch;
+                            if (done % steps::part == 0) {
+                                const uint32_t pair = scale[done / steps::part - 1];
+                                const float s0 = half_of(pair, 0), s1 = half_of(pair, 1);
+#pragma unroll
+                                for (int i = 0; i < NP / 2; i++)
+                                    sum[c * (NP / 2) + i] = fmaf(i & 2 ? s1 : s0, part[i], sum[c * (NP / 2) + i]);
                             }
                         }
-                        if (!deep || c == chunks - 1) {
-                            wgmma_wait<0>();
-                            hold<NP / 2>(part[deep ? c & 1 : 0]);
-                            hold<unit * 4>(rows[now]);
-                            if ((u + 1) * unit % steps::part == 0)
-                                flush(part[deep ? c & 1 : 0], pair, c);
-                        }
+                        if (u == units - 1)
+                            release_x();
                     }
                 }
-                release(stage);
-                stage = next;
-                parity = next_parity;
+                if (lane == 0)
+                    barrier_arrive(w_barriers + stage * 16 + 8);
             };
             if (ahead && units % 2 == 1) {
                 for (int brick = begin; brick < end; brick += 2) {
@@ -525,14 +536,15 @@ static int lut_wgmma_start(const lut_wgmma_args &a, const CUtensorMap &map, cons
 }
 
 /* The variants: number, tokens of a tile, tokens of `part`, warpgroups, AHEAD, general (lut_wgmma_plan.cuh).
-   AHEAD 1: a brick is decoded beside the products of the one before even where it is one unit; 2: and
-   two parts alternate. */
+   AHEAD: a brick is decoded beside the products of the one before even where it is one unit. */
 #define LUT_WGMMA_TABLE(do)                                                                        \
-    do(0, 64, 64, 4, 0, 0)                                                                         \
-    do(1, 64, 64, 2, 0, 1)                                                                         \
-    do(2, 128, 64, 2, 0, 0)                                                                        \
-    do(3, 256, 64, 2, 0, 1)                                                                        \
-    do(4, 128, 64, 3, 0, 0)
+    do(0, 32, 32, 4, 0, 0)                                                                         \
+    do(1, 64, 64, 4, 0, 0)                                                                         \
+    do(2, 64, 64, 2, 0, 1)                                                                         \
+    do(3, 128, 64, 2, 1, 0)                                                                        \
+    do(4, 256, 64, 2, 0, 1)                                                                        \
+    do(5, 128, 64, 3, 0, 0)                                                                        \
+    do(6, 32, 32, 2, 0, 0)
 
 template <int B, bool BF16, int NT, int NP, int C, int AHEAD, bool GENERAL>
 static int lut_wgmma_pick(const lut_wgmma_args &a, const CUtensorMap &map, int parts, const cudaLaunchConfig_t *config)

@@ -122,14 +122,19 @@ static __device__ __forceinline__ void barrier_wait(unsigned at, unsigned parity
     } while (!done);
 }
 
-/* Global to shared memory; size and addresses are multiples of 16. */
-static __device__ __forceinline__ void bulk_copy(unsigned to, const void *from, unsigned bytes, unsigned barrier)
+/* Starts a copy of 16 bytes, global to shared memory. */
+static __device__ __forceinline__ void copy_16(unsigned to, const void *from)
 {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(barrier)
-                 : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
+/* Arrives when all copies this thread has started are there. */
+static __device__ __forceinline__ void barrier_arrive_copied(unsigned at)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(at) : "memory");
+}
+
+/* A box of a tensor map to shared memory, told at the barrier. */
 static __device__ __forceinline__ void tensor_copy(unsigned to, const CUtensorMap *map, int column, int row,
                                                    unsigned barrier)
 {

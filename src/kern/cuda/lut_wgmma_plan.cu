@@ -22,7 +22,7 @@ static launcher *const launchers[4][2] = {{lut_wgmma_launch<2, false>, lut_wgmma
                                           {lut_wgmma_launch<8, false>, lut_wgmma_launch<8, true>}};
 
 const lut_wgmma_variant lut_wgmma_variants[] = {
-#define LUT_VARIANT(number, nt, np, c, ahead, general) {#c " x 64 rows by " #nt "/" #np "/" #ahead, nt, c * 64, general},
+#define LUT_VARIANT(number, nt, np, c, ahead, general) {#c " x 64 rows by " #nt "/" #np "/" #ahead, nt, np, c * 64, general},
     LUT_WGMMA_TABLE(LUT_VARIANT)
 #undef LUT_VARIANT
 };
@@ -45,26 +45,31 @@ static unsigned take(arena *m, unsigned bytes, unsigned align)
     return 0;
 }
 
-/* Lays out the stages; returns how many there are. */
-static int lay_out(const lu_cuda_device *dev, const lut_shape *s, const lut_wgmma_variant *v, bool zeros,
-                   lut_wgmma_args *a, unsigned *end)
+/* Lays out the two rings, a brick's worth of both at a time; false if not even two bricks fit. */
+static bool lay_out(const lu_cuda_device *dev, const lut_shape *s, const lut_wgmma_variant *v, bool zeros,
+                    lut_wgmma_args *a, unsigned *end)
 {
-    const unsigned strips = (unsigned)v->rows / 16;
+    const unsigned strips = (unsigned)v->rows / 16, x = (unsigned)v->part_tokens * 256;
     const unsigned weights = strips * (256 * (unsigned)s->slot_bits + 32 * (unsigned)s->parts * (zeros ? 2 : 1));
+    const int chunks = v->tokens / v->part_tokens;
     arena m = {{1024, LUT_TABLE_AT + LUT_TABLE_BYTES}, {LUT_TABLE_AT, 1024 + (unsigned)dev->shared_bytes}};
+    a->x_stages = a->w_stages = 0;
     a->staging_at = take(&m, (unsigned)v->rows / 64 * 4096, 1024);
-    a->barriers_at = take(&m, LUT_WGMMA_STAGES * 16, 128);
-    int stages = 0;
-    for (; stages < LUT_WGMMA_STAGES; stages++) {
-        const unsigned box = (unsigned)v->tokens * 128;
-        a->x_at[stages][0] = take(&m, box, 1024);
-        a->x_at[stages][1] = take(&m, box, 1024);
-        a->w_at[stages] = take(&m, weights, 128);
-        if (!a->x_at[stages][0] || !a->x_at[stages][1] || !a->w_at[stages])
-            break;
+    a->barriers_at = take(&m, LUT_WGMMA_STAGES * 32, 128);
+    for (bool more = true; more;) {
+        more = false;
+        if (a->w_stages < (chunks > 1 ? 3 : LUT_WGMMA_STAGES) && (a->w_at[a->w_stages] = take(&m, weights, 128)) != 0) {
+            a->w_stages++;
+            more = true;
+        }
+        for (int c = 0; c < chunks && a->x_stages < LUT_WGMMA_STAGES; c++)
+            if ((a->x_at[a->x_stages] = take(&m, x, 1024)) != 0) {
+                a->x_stages++;
+                more = true;
+            }
     }
     *end = m.at[1];
-    return stages;
+    return a->w_stages >= 2 && a->x_stages >= (chunks > 2 ? chunks : 2);
 }
 
 bool lut_wgmma_accepts(const lu_cuda_device *dev, const lut_shape *s, const lu_cuda_lut *w, int v, int splits)
@@ -74,7 +79,7 @@ bool lut_wgmma_accepts(const lu_cuda_device *dev, const lut_shape *s, const lu_c
     const bool general = w->zeros || s->parts == 4 || s->slot_bits == 8;
     lut_wgmma_args a;
     unsigned end;
-    if (lay_out(dev, s, &lut_wgmma_variants[v], w->zeros != NULL, &a, &end) < 2)
+    if (!lay_out(dev, s, &lut_wgmma_variants[v], w->zeros != NULL, &a, &end))
         return false;
     return splits >= 1 && splits <= LUT_WGMMA_SPLITS && splits <= s->n_bricks && (!general || lut_wgmma_variants[v].general);
 }
@@ -113,9 +118,6 @@ static int clusters_of(const lu_cuda_device *dev, int splits)
     return splits <= 2 ? dev->sm_count / splits : dev->sm_count / 16 * 16 / splits;
 }
 
-/* Microseconds a block takes for a brick of a tile, by variant: measured on an H200. */
-static const double brick_us[] = {1.48, 0.86, 1.12, 2.02, 1.39};
-
 bool lut_wgmma_choose(const lu_cuda_device *dev, const lut_shape *s, const lu_cuda_lut *w,
                       const lu_cuda_lut_call *call, lut_wgmma_plan *out)
 {
@@ -129,8 +131,10 @@ bool lut_wgmma_choose(const lu_cuda_device *dev, const lut_shape *s, const lu_cu
             const int64_t clusters = clusters_of(dev, splits), rounds = (tiles + clusters - 1) / clusters;
             if (splits > 1 && rounds > 1)
                 continue;
-            const double time = (double)rounds * (4 + (double)((s->n_bricks + splits - 1) / splits) * brick_us[v]) +
-                                (splits > 1 ? 2 : 0);
+            const double bricks = (double)((s->n_bricks + splits - 1) / splits);
+            /* clocks of a brick: products, or what passes through shared memory */
+            const double brick = (double)rows / 16 * (double)(tokens < 64 ? 64 : tokens) * 1.1 + 100;
+            const double time = (double)rounds * (bricks * brick + 3000) + (splits > 1 ? 1500 : 0);
             if (best == 0 || time < best) {
                 best = time;
                 *out = {v, splits, 1, !map_suits(call)};
@@ -146,13 +150,12 @@ int lut_wgmma_run(const lu_cuda_device *dev, const lut_shape *s, const lu_cuda_l
     lut_wgmma_args a = {};
     CUtensorMap map = {};
     unsigned end;
-    a.stages = lay_out(dev, s, v, w->zeros != NULL, &a, &end);
-    if (a.stages < 2)
+    if (!lay_out(dev, s, v, w->zeros != NULL, &a, &end))
         return (int)cudaErrorNotSupported;
     a.plain_x = plan->plain_x || !map_suits(call);
     a.share = plan->share == 2 && plan->splits == 1 && !a.plain_x ? 2 : 1;
     if (!a.plain_x) {
-        const int e = map_of(w, call, v->tokens / a.share, &map);
+        const int e = map_of(w, call, v->part_tokens / a.share, &map);
         if (e)
             return e;
     }

@@ -10,7 +10,7 @@
 
 typedef struct lut_wgmma_variant {
     const char *name;
-    int tokens, rows;
+    int tokens, part_tokens, rows; /* part: brought and multiplied at a time */
     int general; /* also groups of 32, zero points, and codes of 5 to 8 bits */
 } lut_wgmma_variant;
 
