@@ -4,7 +4,8 @@
                                                        that a trapped kernel costs only its own rows
           bench_cuda_wgmma variant V check|time        one variant, here
    words for both: bits B, group G, bf16, 70b, all (more tokens), only V; plain (x by hand), noshare, nosplit,
-   reduced (small shapes, for compute-sanitizer); raw FILE keeps every timing
+   reduced (small shapes, for compute-sanitizer); raw FILE keeps every timing; one LAYER M SPLITS runs
+   (with variant V time) just that product, for a profiler
    check   shapes, widths, groups, types against float64 sums on the device; one-hot inputs exact;
            repeats bit-identical; on an error the first wrong element and which column it came from
    time    the layers of an 8B or 70B block, group 128, 4 bits unless told otherwise: graphs of launches over rotated copies of the weights, median of replays; every split */
@@ -414,6 +415,7 @@ struct request {
     int model, bits, bf16;
     int64_t group;
     bool quick;
+    int64_t layer, m, splits; /* "one": nothing but this, for a profiler; m 0: everything */
 };
 
 static int launches_for(int64_t m, int copies)
@@ -431,6 +433,8 @@ static void time_variant(int v, const request &q)
     for (int i = 0; i < 1 << q.bits; i++)
         table[i] = (float)(i - (1 << (q.bits - 1)) + (i & 1 ? 0.1f : 0)) / (1 << (q.bits - 1));
     for (int l = 0; l < 4; l++) {
+        if (q.m && q.layer != l)
+            continue;
         const layer &is_layer = models[q.model][l];
         const int64_t n = is_layer.n, k = is_layer.k, row = (k * q.bits + 7) / 8, m_max = 4096;
         const size_t bytes = lu_cuda_lut_bytes(n, k, q.bits, q.group, 0), step = (bytes + 255) / 256 * 256;
@@ -451,6 +455,15 @@ static void time_variant(int v, const request &q)
             CHECK(lu_cuda_lut_pack(n, k, q.bits, q.group, codes, scales, NULL, table, q.bf16, blocks + step * i, &luts[i], 0));
         CHECK(cudaDeviceSynchronize());
         const lut_shape s = lut_make_shape(n, k, q.bits, q.group);
+        if (q.m) {
+            const lut_wgmma_plan plan = {v, (int)q.splits, 1, 0};
+            for (int i = 0; i < 3; i++) {
+                const lu_cuda_lut_call call = {q.m, x, k, y, n, NULL, 1, 0};
+                CHECK(lut_wgmma_run(&device, &s, &luts[i % copies], &call, &plan));
+            }
+            CHECK(cudaDeviceSynchronize());
+            return;
+        }
         for (int64_t m : token_counts) {
             if (is->tokens > 4 * m || m > (is->tokens <= 64 ? 4 : 64) * is->tokens || (q.quick && m == 2048))
                 continue;
@@ -600,7 +613,7 @@ static void print_results(results &r)
 
 int main(int argc, char **argv)
 {
-    request q = {0, 4, 0, 128, true};
+    request q = {0, 4, 0, 128, true, 0, 0, 1};
     int one = -1, bad = 0;
     bool check = false, time = false, blas = false;
     std::vector<std::string> passed; /* for children */
@@ -609,7 +622,11 @@ int main(int argc, char **argv)
         const std::string w = argv[i];
         if (w == "variant" && i + 1 < argc)
             one = atoi(argv[++i]);
-        else if (w == "raw" && i + 1 < argc)
+        else if (w == "one" && i + 3 < argc) {
+            q.layer = atoi(argv[++i]);
+            q.m = atoi(argv[++i]);
+            q.splits = atoi(argv[++i]);
+        } else if (w == "raw" && i + 1 < argc)
             raw = fopen(argv[++i], "w");
         else if (w == "only" && i + 1 < argc)
             only.push_back(atoi(argv[++i]));
