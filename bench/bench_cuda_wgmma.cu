@@ -3,7 +3,7 @@
    usage: bench_cuda_wgmma [check] [time] [blas]...    runs each variant in a process of its own, so
                                                        that a trapped kernel costs only its own rows
           bench_cuda_wgmma variant V check|time        one variant, here
-   words for both: bits B, group G, bf16, 70b, all (more tokens), only V; plain (x by hand), noshare, nosplit,
+   words for both: bits B, group G, bf16, 70b, all (more tokens), only V; plain (x by hand), nosplit,
    reduced (small shapes, for compute-sanitizer); raw FILE keeps every timing; one LAYER M SPLITS runs
    (with variant V time) just that product, for a profiler
    check   shapes, widths, groups, types against float64 sums on the device; one-hot inputs exact;
@@ -40,7 +40,7 @@
 
 static lu_cuda_device device;
 static uint64_t seed = 1;
-static int skipped, plain_only, no_share, no_split, reduced;
+static int skipped, plain_only, no_split, reduced;
 
 __device__ static uint32_t mix(uint64_t v)
 {
@@ -135,7 +135,7 @@ struct test {
     int64_t n, k, group; /* group 0: the whole row */
     int bits, zeros, bf16;
     int64_t m, pad, pad_y;
-    int one_hot, splits, plain_x, bias; /* splits -2: pairs that share activations */
+    int one_hot, splits, plain_x, bias;
 };
 
 static bool check_one(int variant, const test &v, bool quiet)
@@ -186,7 +186,7 @@ static bool check_one(int variant, const test &v, bool quiet)
     reference<<<(unsigned)((m * n + 127) / 128), 128>>>(ref, plain, x, bias, m, n, k, ldx, v.bf16);
     CHECK(cudaDeviceSynchronize());
     const lut_shape s = lut_make_shape(n, k, v.bits, group);
-    const lut_wgmma_plan plan = {variant, v.splits == -2 ? 1 : v.splits, v.splits == -2 ? 2 : 1, v.plain_x || plain_only};
+    const lut_wgmma_plan plan = {variant, v.splits, v.plain_x || plain_only};
     if (!lut_wgmma_accepts(&device, &s, &lut, variant, plan.splits)) {
         printf("  not accepted: n %ld k %ld group %ld bits %d zeros %d splits %d\n", n, k, v.group, v.bits, v.zeros, v.splits);
         skipped++;
@@ -331,9 +331,6 @@ static int check_variant(int v)
         {77, 640, 128, 3, 0, 1, 33, 8, 3, 0, 2, 0, 1},
         {r + 16, 100, 0, 4, 0, 0, 19, 4, 0, 0, 1, 0, 1},  /* k no multiple of 8, rows of x padded to one */
         {r - 8, 331, 0, 4, 0, 0, t + 1, 0, 0, 0, 1, 1, 1}, /* rows of x off 16 bytes */
-        {256, 256, 128, 4, 0, 0, t, 0, 0, 1, -2, 0, 0},
-        {1000, 1024, 128, 4, 0, 0, 3 * t - 5, 0, 0, 0, -2, 0, 1},
-        {r * 300 + 80, 512, 128, 4, 0, 1, t + 5, 0, 0, 0, -2, 0, 1},
         {5000, 4992, 128, 4, 0, 0, std::min<int64_t>(t, 65), 0, 0, 0, 1, 0, 0},
         {r * 150, 512, 128, 4, 0, 0, t + 5, 0, 0, 0, 1, 0, 1}, /* several tiles a block */
         {r * 3 + 16, 1024, 128, 4, 0, 1, 3 * t + 9, 0, 0, 0, 2, 0, 1},
@@ -353,7 +350,7 @@ static int check_variant(int v)
     }
     int bad = 0, shown = 0;
     for (auto &c : tests) {
-        if ((c.splits == -2 && no_share) || (c.splits != 1 && no_split) || (reduced && (c.n * c.k > 300000 || c.m > 300)))
+        if ((c.splits != 1 && no_split) || (reduced && (c.n * c.k > 300000 || c.m > 300)))
             continue;
         const bool ok = check_one(v, c, shown >= 6);
         shown += !ok;
@@ -456,7 +453,7 @@ static void time_variant(int v, const request &q)
         CHECK(cudaDeviceSynchronize());
         const lut_shape s = lut_make_shape(n, k, q.bits, q.group);
         if (q.m) {
-            const lut_wgmma_plan plan = {v, (int)q.splits, 1, 0};
+            const lut_wgmma_plan plan = {v, (int)q.splits, 0};
             for (int i = 0; i < 3; i++) {
                 const lu_cuda_lut_call call = {q.m, x, k, y, n, NULL, 1, 0};
                 CHECK(lut_wgmma_run(&device, &s, &luts[i % copies], &call, &plan));
@@ -468,14 +465,14 @@ static void time_variant(int v, const request &q)
             if (is->tokens > 4 * m || m > (is->tokens <= 64 ? 4 : 64) * is->tokens || (q.quick && m == 2048))
                 continue;
             const int64_t tiles = (n + is->rows - 1) / is->rows * ((m + is->tokens - 1) / is->tokens);
-            for (int splits : {1, -2, 2, 4, 8}) {
-                if ((splits == -2 && (plain_only || no_share)) || (splits != 1 && no_split))
+            for (int splits = 1; splits <= LUT_WGMMA_SPLITS; splits *= 2) {
+                if (splits != 1 && no_split)
                     continue;
                 if (splits > 1 && tiles * splits > 2 * device.sm_count)
                     continue;
-                if (!lut_wgmma_accepts(&device, &s, &luts[0], v, splits < 0 ? 1 : splits))
+                if (!lut_wgmma_accepts(&device, &s, &luts[0], v, splits))
                     continue;
-                const lut_wgmma_plan plan = {v, splits < 0 ? 1 : splits, splits < 0 ? 2 : 1, plain_only};
+                const lut_wgmma_plan plan = {v, splits, plain_only};
                 const double us = time_graph([&](int i, cudaStream_t st) {
                     const lu_cuda_lut_call call = {m, x, k, y, n, NULL, 1, st};
                     CHECK(lut_wgmma_run(&device, &s, &luts[i % copies], &call, &plan));
@@ -648,8 +645,6 @@ int main(int argc, char **argv)
                 reduced = 1;
             else if (w == "nosplit")
                 no_split = 1;
-            else if (w == "noshare")
-                no_share = 1;
             else if (w == "all")
                 q.quick = false;
             else if ((w == "bits" || w == "group") && i + 1 < argc) {
@@ -685,8 +680,8 @@ int main(int argc, char **argv)
             words.push_back("time");
         words.insert(words.end(), passed.begin(), passed.end());
         int status = child(argv[0], words, &r, 40);
-        const char *less[] = {"noshare", "nosplit", "plain"};
-        for (int i = 0; i < 3 && status && !(WIFEXITED(status) && WEXITSTATUS(status) == 1); i++) { /* it trapped or hung */
+        const char *less[] = {"nosplit", "plain"};
+        for (int i = 0; i < 2 && status && !(WIFEXITED(status) && WEXITSTATUS(status) == 1); i++) { /* it trapped or hung */
             words.push_back(less[i]);
             status = child(argv[0], words, &r, 20);
         }

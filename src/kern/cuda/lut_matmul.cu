@@ -96,9 +96,6 @@ int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu
         return 0;
     if (!s.parts)
         return lut_plain_launch(w, call);
-    lut_wgmma_plan plan;
-    if (call->m > LUT_TOKENS && lut_wgmma_choose(dev, &s, w, call, &plan))
-        return lut_wgmma_run(dev, &s, w, call, &plan);
     lut_gemv_args a = {};
     a.words = w->words;
     a.scales = (const uint32_t *)w->scales;
@@ -117,6 +114,9 @@ int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu
         a.table[i] = w->table[i];
     const int general = w->zeros != NULL || !a.x_vector || s.parts == 4;
     const int tokens = general ? LUT_GENERAL_TOKENS : LUT_TOKENS;
+    lut_wgmma_plan plan;
+    if (call->m > tokens && lut_wgmma_choose(dev, &s, w, call, &plan)) /* equally fast at 32 tokens */
+        return lut_wgmma_run(dev, &s, w, call, &plan);
     for (int64_t m0 = 0; m0 < call->m; m0 += tokens) {
         a.m = (int)(call->m - m0 < tokens ? call->m - m0 : tokens);
         a.x = call->x + m0 * call->ldx;

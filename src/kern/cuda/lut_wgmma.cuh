@@ -8,8 +8,7 @@
    Sums of a scale group are unscaled in `part`, NP tokens at a time, then scaled into float32 `sum`.
    Decoding the next unit of steps runs beside the products of this one where registers allow it.
    With splits > 1 the blocks of a cluster take a part of K each; sums meet in shared memory and
-   are added in rank order. With share = 2 the two blocks of a cluster take neighbouring rows of the
-   same tokens, and each fetches half of the activations for both. Everything has a fixed order, so results repeat bit by bit.
+   are added in rank order. Everything has a fixed order, so results repeat bit by bit.
    Weights do not depend on the kernel ahead: they are fetched without griddepcontrol.wait, all else
    comes after it. */
 #ifndef LU_KERN_CUDA_LUT_WGMMA_CUH
@@ -29,7 +28,6 @@ struct lut_wgmma_args {
     int n, k, m;
     int n_strips, n_bricks, n_entries, bricks_per_entry;
     int row_tiles, token_tiles, splits;
-    int share;    /* blocks of a cluster that have the same tokens and fetch them for each other: 1 or 2 */
     int plain_x;  /* x is copied element by element */
     int y_vector; /* rows of y start on 16 bytes */
     int x_stages, w_stages;
@@ -259,7 +257,6 @@ static __device__ __forceinline__ void fetch_x(const lut_wgmma_args &a, const CU
                                                int begin, int end, int lane, unsigned own, unsigned barriers)
 {
     lut_ring r = {0, 1};
-    const int half = a.share == 2 ? (int)(blockIdx.x & 1) * (NP / 2) : 0;
     asm volatile("griddepcontrol.wait;" ::: "memory");
     for (int t = first_tile; t < a.row_tiles * a.token_tiles; t += step) {
         const int first_token = tile_at(a, t, NT).token;
@@ -287,13 +284,8 @@ static __device__ __forceinline__ void fetch_x(const lut_wgmma_args &a, const CU
                     barrier_arrive(full);
                 } else if (lane == 0) {
                     barrier_expect(full, NP * 256);
-                    if (a.share == 2) { /* half of the tokens, to both blocks */
-                        tensor_copy_both(at + half * 128, map, brick * 128, token + half, full);
-                        tensor_copy_both(at + (NP + half) * 128, map, brick * 128 + 64, token + half, full);
-                    } else {
-                        tensor_copy(at, map, brick * 128, token, full);
-                        tensor_copy(at + NP * 128, map, brick * 128 + 64, token, full);
-                    }
+                    tensor_copy(at, map, brick * 128, token, full);
+                    tensor_copy(at + NP * 128, map, brick * 128 + 64, token, full);
                 }
                 __syncwarp();
                 advance(r, a.x_stages);
@@ -321,7 +313,7 @@ static __global__ void __launch_bounds__((C + 1) * 128, 1)
     if (threadIdx.x == 0) {
         for (int i = 0; i < a.x_stages; i++) {
             barrier_init(x_barriers + i * 16, a.plain_x ? 32 : 1);
-            barrier_init(x_barriers + i * 16 + 8, C * 4 * a.share);
+            barrier_init(x_barriers + i * 16 + 8, C * 4);
         }
         for (int i = 0; i < a.w_stages; i++) {
             barrier_init(w_barriers + i * 16, 96);
@@ -330,10 +322,7 @@ static __global__ void __launch_bounds__((C + 1) * 128, 1)
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         publish_shared();
     }
-    if (a.share > 1)
-        cluster_sync();
-    else
-        __syncthreads();
+    __syncthreads();
 
     if (group == C) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(lut_wgmma_registers<C>::fetch));
@@ -347,8 +336,6 @@ static __global__ void __launch_bounds__((C + 1) * 128, 1)
             cluster_sync();
             cluster_sync();
         }
-        if (a.share > 1)
-            cluster_sync();
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(lut_wgmma_registers<C>::multiply));
         build_table<B>(shared + (int)(own + LUT_TABLE_AT - (unsigned)__cvta_generic_to_shared(shared)), a.table, C * 128);
@@ -393,13 +380,8 @@ static __global__ void __launch_bounds__((C + 1) * 128, 1)
                 }
             };
             auto release_x = [&]() {
-                const unsigned empty = x_barriers + x.stage * 16 + 8;
-                if (a.share > 1) {
-                    if (lane < 2)
-                        barrier_arrive_at(of_rank(empty, lane));
-                } else if (lane == 0) {
-                    barrier_arrive(empty);
-                }
+                if (lane == 0)
+                    barrier_arrive(x_barriers + x.stage * 16 + 8);
                 advance(x, a.x_stages);
             };
 
@@ -519,8 +501,6 @@ static __global__ void __launch_bounds__((C + 1) * 128, 1)
             }
             cluster_sync();
         }
-        if (a.share > 1) /* the other block may still write here */
-            cluster_sync();
     }
 }
 

@@ -144,16 +144,6 @@ static __device__ __forceinline__ void tensor_copy(unsigned to, const CUtensorMa
                  : "memory");
 }
 
-/* The same, to the same shared addresses of blocks 0 and 1 of the cluster, each told at its barrier. */
-static __device__ __forceinline__ void tensor_copy_both(unsigned to, const CUtensorMap *map, int column, int row,
-                                                        unsigned barrier)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
-                 "[%1, {%2, %3}], [%4], %5;" ::"r"(to),
-                 "l"(map), "r"(column), "r"(row), "r"(barrier), "h"((unsigned short)3)
-                 : "memory");
-}
-
 /* Ordinary writes to shared memory become visible to wgmma and bulk copies. */
 static __device__ __forceinline__ void publish_shared()
 {
@@ -176,12 +166,6 @@ static __device__ __forceinline__ unsigned of_rank(unsigned at, unsigned rank)
     unsigned v;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(v) : "r"(at), "r"(rank));
     return v;
-}
-
-/* Arrives at a barrier of any block of the cluster; the address is of_rank's. */
-static __device__ __forceinline__ void barrier_arrive_at(unsigned at)
-{
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(at) : "memory");
 }
 
 static __device__ __forceinline__ float4 read_cluster(unsigned at)

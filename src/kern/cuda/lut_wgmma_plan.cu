@@ -118,20 +118,20 @@ static int clusters_of(const lu_cuda_device *dev, int splits)
     return splits <= 2 ? dev->sm_count / splits : dev->sm_count / 16 * 16 / splits;
 }
 
-/* Microseconds of a tile and of each of its bricks, by variant, and more where blocks share or split:
-   fitted to measurements on an H200. Elsewhere they still rank the variants. */
+/* Microseconds of a tile and of each of its bricks, by variant: fitted to measurements on an H200 so
+   that the fastest of all plans is chosen for the layers of 8B and 70B blocks, 32 to 4096 tokens. More
+   than two blocks to a tile never were the fastest. */
 static const struct {
-    double tile, brick, shared_brick;
-} costs[] = {{4, 1.36, 1.4}, {4, 1.48, 1.5}, {4, 0.86, 0.9}, {4, 1.12, 1.2}, {4, 2.02, 2.1}, {4, 1.39, 1.5}, {4, 0.81, 0.9}};
-#define LUT_WGMMA_START_US 4.5
-#define LUT_WGMMA_SPLIT_US 2
+    double tile, brick;
+} costs[] = {{2.9, 0.87}, {2.92, 1.05}, {1.64, 0.77}, {2.92, 1.05}, {3.58, 1.63}, {1.23, 1.36}, {0.71, 0.66}};
+static const double split_us = 0.4;
 
 bool lut_wgmma_choose(const lu_cuda_device *dev, const lut_shape *s, const lu_cuda_lut *w,
                       const lu_cuda_lut_call *call, lut_wgmma_plan *out)
 {
     double best = 0;
     for (int v = 0; v < lut_wgmma_n_variants; v++)
-        for (int splits = 1; splits <= LUT_WGMMA_SPLITS; splits *= 2) {
+        for (int splits = 1; splits <= 2; splits++) {
             if (!lut_wgmma_accepts(dev, s, w, v, splits))
                 continue;
             const int64_t strips = lut_wgmma_variants[v].rows / 16, tokens = lut_wgmma_variants[v].tokens;
@@ -139,14 +139,11 @@ bool lut_wgmma_choose(const lu_cuda_device *dev, const lut_shape *s, const lu_cu
             const int64_t clusters = clusters_of(dev, splits), rounds = (tiles + clusters - 1) / clusters;
             if (splits > 1 && rounds > 1)
                 continue;
-            for (int share = 1; share <= (splits > 1 || !map_suits(call) ? 1 : 2); share++) {
-                const double brick = share == 2 ? costs[v].shared_brick : costs[v].brick;
-                const double time = (double)rounds * (costs[v].tile + (double)((s->n_bricks + splits - 1) / splits) * brick) +
-                                    (splits > 1 ? LUT_WGMMA_SPLIT_US : 0);
-                if (best == 0 || time < best) {
-                    best = time;
-                    *out = {v, splits, share, !map_suits(call)};
-                }
+            const int64_t bricks = (s->n_bricks + splits - 1) / splits;
+            const double time = (double)rounds * (costs[v].tile + (double)bricks * costs[v].brick) + (splits - 1) * split_us;
+            if (best == 0 || time < best) {
+                best = time;
+                *out = {v, splits, !map_suits(call)};
             }
         }
     return best > 0;
@@ -162,9 +159,8 @@ int lut_wgmma_run(const lu_cuda_device *dev, const lut_shape *s, const lu_cuda_l
     if (!lay_out(dev, s, v, w->zeros != NULL, &a, &end))
         return (int)cudaErrorNotSupported;
     a.plain_x = plan->plain_x || !map_suits(call);
-    a.share = plan->share == 2 && plan->splits == 1 && !a.plain_x ? 2 : 1;
     if (!a.plain_x) {
-        const int e = map_of(w, call, v->part_tokens / a.share, &map);
+        const int e = map_of(w, call, v->part_tokens, &map);
         if (e)
             return e;
     }
@@ -193,18 +189,17 @@ int lut_wgmma_run(const lu_cuda_device *dev, const lut_shape *s, const lu_cuda_l
     a.row_tiles = (a.n_strips + strips - 1) / strips;
     if (a.row_tiles * a.token_tiles < clusters && a.token_tiles == 1)
         a.row_tiles = clusters < a.n_strips ? clusters : a.n_strips;
-    a.row_tiles = (a.row_tiles + a.share - 1) / a.share * a.share;
-    const int tiles = a.row_tiles * a.token_tiles, blocks = clusters / a.share * a.share;
+    const int tiles = a.row_tiles * a.token_tiles;
     cudaLaunchConfig_t config = {};
     cudaLaunchAttribute attrs[2] = {};
-    config.gridDim = dim3((unsigned)(a.splits * (a.splits > 1 || tiles < blocks ? tiles : blocks)));
+    config.gridDim = dim3((unsigned)(a.splits * (a.splits > 1 || tiles < clusters ? tiles : clusters)));
     config.blockDim = dim3((unsigned)(v->rows * 2 + 128));
     config.dynamicSmemBytes = end - 1024;
     config.stream = (cudaStream_t)call->stream;
     config.attrs = attrs;
-    if (a.splits * a.share > 1) {
+    if (a.splits > 1) {
         attrs[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-        attrs[config.numAttrs].val.clusterDim.x = (unsigned)(a.splits * a.share);
+        attrs[config.numAttrs].val.clusterDim.x = (unsigned)a.splits;
         attrs[config.numAttrs].val.clusterDim.y = attrs[config.numAttrs].val.clusterDim.z = 1;
         config.numAttrs++;
     }

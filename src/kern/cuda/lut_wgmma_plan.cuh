@@ -16,7 +16,6 @@ typedef struct lut_wgmma_variant {
 
 typedef struct lut_wgmma_plan {
     int variant, splits;
-    int share; /* 2: pairs of blocks fetch activations for each other (only with splits = 1) */
     int plain_x; /* x through registers instead of the copy engine: rows of x off 16 bytes */
 } lut_wgmma_plan;
 
