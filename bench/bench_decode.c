@@ -3,20 +3,24 @@
    the difference to steps that ask for no logits; with a tied vocabulary it is dense.
    usage: bench_decode FOLDER [--prompt N] [--tokens N] [--threads N] [--dtype bf16|f32]
                        [--cpu LEVEL] [--roof-gb N] [--json]
+          bench_decode FOLDER --device cuda[:N] [--prompt N] [--context N] [--tokens N]
+                       [--dtype bf16|f16] [--json]
    Tokens are arbitrary ids. --tokens (default 48) are decoded after the prompt (default 512), with
    and without logits in turn. The best step is what an undisturbed machine does; the median shows
-   how disturbed this one was. Default threads: 1, then all. */
+   how disturbed this one was. Default threads: 1, then all. On a GPU see decode_gpu.c: a prompt of
+   2048, then --tokens steps of 1, 4, 16 and 64 sequences that stand at --context (1024). */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
+#include "decode_gpu.h"
 #include "lutra/engine.h"
 #include "measure.h"
 #include "tensor/convert.h"
 
 typedef struct {
-    const char *folder, *cpu;
-    int64_t prompt, tokens;
+    const char *folder, *cpu, *device;
+    int64_t prompt, tokens, context;
     int threads;
     lutra_dtype dtype;
     double roof_gb;
@@ -159,6 +163,10 @@ static bool parse_option(options *o, const char *key, const char *value)
         o->threads = atoi(value);
     else if (strcmp(key, "--dtype") == 0)
         o->dtype = lutra_dtype_parse(value);
+    else if (strcmp(key, "--device") == 0)
+        o->device = value;
+    else if (strcmp(key, "--context") == 0)
+        o->context = atoi(value);
     else if (strcmp(key, "--cpu") == 0)
         o->cpu = value;
     else if (strcmp(key, "--roof-gb") == 0)
@@ -170,7 +178,7 @@ static bool parse_option(options *o, const char *key, const char *value)
 
 static bool parse(int argc, char **argv, options *o)
 {
-    *o = (options){.prompt = 512, .tokens = 48, .dtype = LUTRA_BF16, .roof_gb = 2};
+    *o = (options){.tokens = 48, .context = 1024, .dtype = LUTRA_BF16, .roof_gb = 2};
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0)
             o->json = true;
@@ -181,7 +189,9 @@ static bool parse(int argc, char **argv, options *o)
         else
             return false;
     }
-    return o->folder && o->prompt >= 1 && o->tokens >= 1 && o->threads >= 0 &&
+    if (!o->prompt)
+        o->prompt = o->device ? 2048 : 512;
+    return o->folder && o->context >= 1 && o->prompt >= 1 && o->tokens >= 1 && o->threads >= 0 &&
            o->threads <= BM_MAX_THREADS && o->roof_gb >= 0.01;
 }
 
@@ -191,9 +201,20 @@ int main(int argc, char **argv)
     if (!parse(argc, argv, &o)) {
         fprintf(stderr, "usage: bench_decode FOLDER [--prompt N] [--tokens N] [--threads N] "
                         "[--dtype bf16|f32] [--cpu LEVEL]\n"
-                        "                    [--roof-gb N] [--json]\n");
+                        "                    [--roof-gb N] [--json]\n"
+                        "       bench_decode FOLDER --device cuda[:N] [--prompt N] [--context N] "
+                        "[--tokens N]\n"
+                        "                    [--dtype bf16|f16] [--json]\n");
         return 2;
     }
+    if (o.device && strcmp(o.device, "cpu") != 0)
+        return bench_decode_on_gpu(&(bench_gpu_options){.folder = o.folder,
+                                                        .device = o.device,
+                                                        .dtype = o.dtype,
+                                                        .prompt = o.prompt,
+                                                        .context = o.context,
+                                                        .tokens = o.tokens,
+                                                        .json = o.json});
     bm_print_machine(stdout, o.json);
     if (!o.json)
         printf("| format | threads | prefill %lld, tokens/s | decode, tokens/s | median | us a "

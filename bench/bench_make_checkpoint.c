@@ -1,9 +1,10 @@
 /* bench_make_checkpoint.c - writes a synthetic Llama folder: config.json, index, shards of Gaussian
-   bf16 weights in which one row of 64 is up to eight times larger (heavy tails). For timing at real
-   sizes without a download; its text is noise.
-   usage: bench_make_checkpoint OUT [--shape llama-3.2-1b|llama-3.1-8b] [--layers N] [--hidden N]
+   bf16 weights in which one row of 64 is up to eight times larger (heavy tails); or, with --format,
+   a folder as lutra compresses it, of random codes. For timing at real sizes without a download;
+   its text is noise. usage: bench_make_checkpoint OUT [--shape llama-3.2-1b|llama-3.1-8b] [--layers
+   N] [--hidden N]
           [--intermediate N] [--heads N] [--kv-heads N] [--head-dim N] [--vocab N] [--tied 0|1]
-          [--shard-mb N] [--seed N] [--tokenizer DIR] */
+          [--shard-mb N] [--seed N] [--tokenizer DIR] [--format SPEC] */
 #include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
@@ -16,12 +17,13 @@
 #include "base/context.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "io/checkpoint.h"
 #include "io/safetensors.h"
 #include "tensor/convert.h"
 
 #define MAX_NAME 96
 #define SAMPLES 65536
-#define BLOCK ((int64_t)1 << 20) /* elements made at a time */
+#define BLOCK ((int64_t)1 << 20) /* bytes made at a time by a thread */
 
 typedef struct {
     const char *name;
@@ -35,7 +37,10 @@ static const shape shapes[] = {
 
 typedef struct {
     shape s;
-    const char *out, *tokenizer;
+    const char *out, *tokenizer, *spec;
+    lu_scheme scheme; /* of the layers' linears with --format */
+    lu_quant_config quant;
+    lu_pool *pool;
     int64_t shard_bytes, seed;
     char (*names)[MAX_NAME];
     lu_st_entry *entries;
@@ -51,13 +56,42 @@ static void fail(void)
     exit(1);
 }
 
-static void add(maker *m, const char *name, int64_t rows, int64_t columns)
+static void add_typed(maker *m, const char *name, lutra_dtype dtype, int64_t rows, int64_t columns)
 {
     snprintf(m->names[m->n], MAX_NAME, "%s", name);
-    lutra_tensor t = {.dtype = LUTRA_BF16, .rank = columns ? 2 : 1, .shape = {rows, columns}};
-    t.bytes = (size_t)rows * (size_t)(columns ? columns : 1) * 2;
+    lutra_tensor t = {.dtype = dtype, .rank = columns ? 2 : 1, .shape = {rows, columns}};
+    t.bytes = (size_t)rows * (size_t)(columns ? columns : 1) * lutra_dtype_bytes(dtype);
     m->entries[m->n] = (lu_st_entry){m->names[m->n], t};
     m->n++;
+}
+
+static void add(maker *m, const char *name, int64_t rows, int64_t columns)
+{
+    add_typed(m, name, LUTRA_BF16, rows, columns);
+}
+
+/* A linear of a layer: M.weight, or M.codes, M.scales and M.zeros. */
+static void add_linear(maker *m, const char *module, int64_t rows, int64_t columns)
+{
+    char name[MAX_NAME];
+    const lutra_format *f = &m->scheme.format;
+    if (!m->spec) {
+        snprintf(name, sizeof name, "%s.weight", module);
+        add(m, name, rows, columns);
+        return;
+    }
+    const int64_t groups = lutra_format_groups(f, columns);
+    if (!groups)
+        lu_fail(&err, LUTRA_E_ARG, "%s: the group does not divide its columns", module);
+    if (!groups || lu_quant_config_add(&m->quant, module, &m->scheme, &err) != LUTRA_OK)
+        fail();
+    snprintf(name, sizeof name, "%s.codes", module);
+    add_typed(m, name, LUTRA_U8, rows, (int64_t)lutra_format_row_bytes(f, columns));
+    snprintf(name, sizeof name, "%s.scales", module);
+    add_typed(m, name, LUTRA_F16, rows, groups);
+    snprintf(name, sizeof name, "%s.zeros", module);
+    if (f->zero_point)
+        add_typed(m, name, LUTRA_U8, rows, groups);
 }
 
 static void add_layer(maker *m, int64_t layer)
@@ -80,14 +114,18 @@ static void add_layer(maker *m, int64_t layer)
     };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         char name[MAX_NAME];
-        snprintf(name, sizeof name, "model.layers.%lld.%s.weight", (long long)layer, parts[i].name);
-        add(m, name, parts[i].rows, parts[i].columns);
+        snprintf(name, sizeof name, "model.layers.%lld.%s%s", (long long)layer, parts[i].name,
+                 parts[i].columns ? "" : ".weight");
+        if (parts[i].columns)
+            add_linear(m, name, parts[i].rows, parts[i].columns);
+        else
+            add(m, name, parts[i].rows, 0);
     }
 }
 
 static void list_tensors(maker *m)
 {
-    const size_t most = (size_t)m->s.layers * 9 + 3;
+    const size_t most = (size_t)m->s.layers * 23 + 3;
     m->names = lu_calloc(most, sizeof *m->names);
     m->entries = lu_calloc(most, sizeof *m->entries);
     if (!m->names || !m->entries) {
@@ -121,6 +159,7 @@ static void make_samples(maker *m)
     }
 }
 
+/* Elements [begin, begin + n) of a bf16 tensor. */
 static void make_weights(const maker *m, const lutra_tensor *t, int64_t begin, int64_t n,
                          uint64_t *x, uint16_t *out)
 {
@@ -136,15 +175,58 @@ static void make_weights(const maker *m, const lutra_tensor *t, int64_t begin, i
     }
 }
 
+/* Random codes; zero points below the number of codes; scales near 0.06. */
+static void make_coded(const maker *m, const lutra_tensor *t, const char *name, int64_t n,
+                       uint64_t *x, void *out)
+{
+    const size_t length = strlen(name);
+    const bool zeros = length > 6 && strcmp(name + length - 6, ".zeros") == 0;
+    for (int64_t i = 0; t->dtype == LUTRA_U8 && i < n; i++)
+        ((uint8_t *)out)[i] =
+            (uint8_t)(zeros ? next(x) & ((1u << m->scheme.format.bits) - 1) : next(x) >> 20);
+    for (int64_t i = 0; t->dtype == LUTRA_F16 && i < n; i++)
+        ((uint16_t *)out)[i] = (uint16_t)(0x2b80 + (next(x) & 63));
+}
+
+typedef struct {
+    const maker *m;
+    const lu_st_entry *entry;
+    int fd;
+    const char *path;
+    uint64_t at, seed;
+    uint8_t *blocks;      /* [threads][BLOCK] */
+    lutra_status *status; /* [threads] */
+} fill_job;
+
+/* Each block has a seed of its own, so that the file does not depend on the number of threads. */
+static void fill_blocks(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const fill_job *j = arg;
+    const lutra_tensor *t = &j->entry->view;
+    const int64_t size = (int64_t)lutra_dtype_bytes(t->dtype), step = BLOCK / size;
+    void *block = j->blocks + (size_t)worker * BLOCK;
+    for (int64_t b = begin; b < end && j->status[worker] == LUTRA_OK; b++) {
+        const int64_t left = (int64_t)t->bytes / size - b * step, n = left < step ? left : step;
+        uint64_t x = (j->seed + (uint64_t)b * 0x9e3779b97f4a7c15u) * 2654435761u + 1;
+        if (t->dtype == LUTRA_BF16)
+            make_weights(j->m, t, b * step, n, &x, block);
+        else
+            make_coded(j->m, t, j->entry->name, n, &x, block);
+        j->status[worker] = lu_write_at(j->fd, j->path, block, (size_t)(n * size),
+                                        j->at + (uint64_t)(b * BLOCK), NULL);
+    }
+}
+
 static void write_shard(maker *m, const char *name, int64_t first, int64_t count, json_t *map)
 {
     void *header;
     size_t header_bytes;
     uint64_t *at = lu_array((size_t)count, sizeof *at), size;
-    uint16_t *block = lu_array((size_t)BLOCK, sizeof *block);
+    const size_t threads = (size_t)lu_pool_size(m->pool);
+    uint8_t *blocks = lu_array(threads, BLOCK);
+    lutra_status *status = lu_calloc(threads, sizeof *status);
     char *path = lu_path_join(m->out, name);
-    uint64_t x = (uint64_t)(m->seed + first) * 2654435761u + 1;
-    if (!at || !block || !path ||
+    if (!at || !blocks || !status || !path ||
         lu_st_layout(m->entries + first, count, &header, &header_bytes, at, &size, &err))
         fail();
     const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666);
@@ -154,21 +236,28 @@ static void write_shard(maker *m, const char *name, int64_t first, int64_t count
         fail();
     }
     for (int64_t i = 0; i < count; i++) {
-        const lutra_tensor *t = &m->entries[first + i].view;
-        const int64_t total = (int64_t)(t->bytes / 2);
-        for (int64_t done = 0; done < total; done += BLOCK) {
-            const int64_t n = total - done < BLOCK ? total - done : BLOCK;
-            make_weights(m, t, done, n, &x, block);
-            if (lu_write_at(fd, path, block, (size_t)n * 2, at[i] + (uint64_t)done * 2, &err) !=
-                LUTRA_OK)
+        fill_job job = {.m = m,
+                        .entry = &m->entries[first + i],
+                        .fd = fd,
+                        .path = path,
+                        .at = at[i],
+                        .seed = (uint64_t)(m->seed * 1000003 + first + i),
+                        .blocks = blocks,
+                        .status = status};
+        const int64_t bytes = (int64_t)job.entry->view.bytes;
+        lu_pool_for(m->pool, (bytes + BLOCK - 1) / BLOCK, 1, fill_blocks, &job);
+        for (size_t t = 0; t < threads; t++)
+            if (status[t] != LUTRA_OK) {
+                lu_fail(&err, status[t], "%s: cannot write", path);
                 fail();
-        }
+            }
         json_object_set_new(map, m->entries[first + i].name, json_string(name));
     }
     close(fd);
     fprintf(stderr, "%s: %.2f GB\n", path, (double)size / 1e9);
     lu_free(path);
-    lu_free(block);
+    lu_free(blocks);
+    lu_free(status);
     lu_free(header);
     lu_free(at);
 }
@@ -207,21 +296,22 @@ static void write_shards(maker *m)
                json_pack("{s:{}, s:o}", "metadata", "weight_map", map));
 }
 
-static void write_config(const maker *m)
+static void write_config(maker *m)
 {
     const shape *s = &m->s;
-    write_json(m, "config.json",
-               json_pack("{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:s, s:f, s:f, s:i, "
-                         "s:s, s:i, s:i}",
-                         "architectures", "LlamaForCausalLM", "model_type", "llama",
-                         "num_hidden_layers", (json_int_t)s->layers, "hidden_size",
-                         (json_int_t)s->hidden, "intermediate_size", (json_int_t)s->intermediate,
-                         "num_attention_heads", (json_int_t)s->heads, "num_key_value_heads",
-                         (json_int_t)s->kv_heads, "head_dim", (json_int_t)s->head_dim, "vocab_size",
-                         (json_int_t)s->vocab, "tie_word_embeddings", (int)s->tied, "hidden_act",
-                         "silu", "rms_norm_eps", 1e-5, "rope_theta", 500000.0,
-                         "max_position_embeddings", 8192, "torch_dtype", "bfloat16", "bos_token_id",
-                         0, "eos_token_id", 1));
+    json_t *config = json_pack(
+        "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:s, s:f, s:f, s:i, "
+        "s:s, s:i, s:i}",
+        "architectures", "LlamaForCausalLM", "model_type", "llama", "num_hidden_layers",
+        (json_int_t)s->layers, "hidden_size", (json_int_t)s->hidden, "intermediate_size",
+        (json_int_t)s->intermediate, "num_attention_heads", (json_int_t)s->heads,
+        "num_key_value_heads", (json_int_t)s->kv_heads, "head_dim", (json_int_t)s->head_dim,
+        "vocab_size", (json_int_t)s->vocab, "tie_word_embeddings", (int)s->tied, "hidden_act",
+        "silu", "rms_norm_eps", 1e-5, "rope_theta", 500000.0, "max_position_embeddings", 8192,
+        "torch_dtype", "bfloat16", "bos_token_id", 0, "eos_token_id", 1);
+    if (m->spec)
+        json_object_set_new(config, "quantization_config", lu_quant_config_write(&m->quant));
+    write_json(m, "config.json", config);
 }
 
 static void copy_tokenizer(const maker *m)
@@ -265,6 +355,12 @@ static bool set_option(maker *m, const char *key, const char *value)
                 m->shard_bytes <<= 20;
             return true;
         }
+    if (strcmp(key, "--format") == 0) {
+        m->spec = value;
+        if (lutra_format_parse(value, &m->scheme.format, &err) != LUTRA_OK)
+            fail();
+        return m->scheme.format.scale_dtype == LUTRA_F16;
+    }
     if (strcmp(key, "--tokenizer") == 0) {
         m->tokenizer = value;
         return true;
@@ -294,11 +390,15 @@ int main(int argc, char **argv)
         fprintf(stderr, "error: %s: cannot create the folder\n", m.out);
         return 1;
     }
+    if (lu_pool_open(lu_cpu_count(), &m.pool, &err) != LUTRA_OK)
+        fail();
     list_tensors(&m);
     make_samples(&m);
     write_shards(&m);
     write_config(&m);
     copy_tokenizer(&m);
+    lu_quant_config_free(&m.quant);
+    lu_pool_close(m.pool);
     lu_free(m.names);
     lu_free(m.entries);
     return 0;

@@ -5,7 +5,7 @@
    Float32 must agree to 1e-5 relative: both sides sum in float32, whose errors over a few hundred
    terms and eight layers measure 1e-6 against float64. A bf16 run rounds each linear's input to 8
    bits, 2^-9 relative each, so single log-probabilities move by hundredths but their mean does not.
- */
+   With LUTRA_TEST_GPU=cuda (or cuda:N) the models run on that GPU too, in both of its types. */
 #include <dirent.h>
 #include <math.h>
 #include <setjmp.h>
@@ -56,7 +56,7 @@ static const lutra_tensor *tensor(const fixture *f, const char *name)
     return &e->view;
 }
 
-static void open_fixture(fixture *f, const char *folder, lutra_dtype dtype)
+static void open_fixture(fixture *f, const char *folder, lutra_dtype dtype, const char *device)
 {
     lutra_err err;
     lutra_model_options o;
@@ -65,6 +65,7 @@ static void open_fixture(fixture *f, const char *folder, lutra_dtype dtype)
     *f = (fixture){.folder = folder};
     lutra_model_options_init(&o);
     o.dtype = dtype;
+    o.device = device;
     must(lutra_open(NULL, &f->ctx, &err), &err);
     must(lutra_model_open(f->ctx, folder, &o, &f->model, &err), &err);
     must(lutra_session_open(f->model, 0, &f->session, &err), &err);
@@ -250,7 +251,7 @@ static void float32_agrees_with_transformers(void **state)
     for (int i = 0; i < n_folders; i++) {
         fixture f;
         int64_t wrong, same, steps;
-        open_fixture(&f, folders[i], LUTRA_F32);
+        open_fixture(&f, folders[i], LUTRA_F32, NULL);
         const double shorts = short_error(&f), hidden = hidden_error(&f);
         const long_result l = long_check(&f);
         greedy_check(&f, &wrong, &same, &steps);
@@ -274,7 +275,7 @@ static void bf16_stays_close_to_float32(void **state)
     for (int i = 0; i < n_folders; i++) {
         fixture f;
         int64_t wrong, same, steps;
-        open_fixture(&f, folders[i], LUTRA_BF16);
+        open_fixture(&f, folders[i], LUTRA_BF16, NULL);
         const double shorts = short_error(&f), hidden = hidden_error(&f);
         const long_result l = long_check(&f);
         greedy_check(&f, &wrong, &same, &steps);
@@ -290,6 +291,35 @@ static void bf16_stays_close_to_float32(void **state)
         assert_true(same * 100 >= steps * 97);
         close_fixture(&f);
     }
+}
+
+/* fp16 rounds to 11 bits where bf16 rounds to 8; logits are rounded too, so bf16 ties are many. */
+static void a_gpu_stays_close_to_float32(void **state)
+{
+    (void)state;
+    const char *device = getenv("LUTRA_TEST_GPU");
+    if (!device || !*device)
+        skip();
+    for (int i = 0; i < n_folders; i++)
+        for (int half = 0; half < 2; half++) {
+            fixture f;
+            int64_t wrong, same, steps;
+            open_fixture(&f, folders[i], half ? LUTRA_F16 : LUTRA_BF16, device);
+            const double shorts = short_error(&f);
+            const long_result l = long_check(&f);
+            greedy_check(&f, &wrong, &same, &steps);
+            print_message("%s %s %-18s logits %.1e long %.1e logprob mae %.1e mean %+.1e argmax "
+                          "%d/%d greedy %d/%d\n",
+                          device, half ? "fp16" : "bf16", lu_path_base(folders[i]), shorts,
+                          l.last_error, l.mean_abs, l.mean, (int)l.argmax_same, (int)l.positions,
+                          (int)same, (int)steps);
+            assert_true(shorts <= (half ? 2e-3 : 1.5e-2));
+            assert_true(l.mean_abs <= (half ? 4e-3 : 3e-2));
+            assert_true(fabs(l.mean) <= (half ? 1e-3 : 3e-3)); /* 0.1 and 0.3 % of perplexity */
+            assert_true(l.argmax_same * 100 >= l.positions * (half ? 99 : 96));
+            assert_true(same * 100 >= steps * (half ? 99 : 96));
+            close_fixture(&f);
+        }
 }
 
 static void add_folder(const char *folder)
@@ -325,6 +355,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(float32_agrees_with_transformers),
         cmocka_unit_test(bf16_stays_close_to_float32),
+        cmocka_unit_test(a_gpu_stays_close_to_float32),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
