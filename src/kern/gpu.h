@@ -59,7 +59,8 @@ typedef struct lu_gpu_dense {
     X(rope_store, int, (const lu_cuda_rope_args *a))                                               \
     X(attend_scratch, size_t,                                                                      \
       (int64_t rows, int64_t n_heads, int64_t head_dim, int64_t max_position))                     \
-    X(attend_decode, int, (const lu_cuda_attend_args *a))                                          \
+    X(rope_attend_decode, int,                                                                     \
+      (const lu_cuda_attend_args *a, const float *cosines, const float *sines))                    \
     X(attend_prefill, int,                                                                         \
       (const lu_cuda_attend_args *a, const int32_t *starts, int64_t n_segments))                   \
     X(act_mul, int,                                                                                \

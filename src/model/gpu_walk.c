@@ -57,17 +57,26 @@ static lutra_status embed(lu_gpu_forward *f, const lu_gpu_pass *p, lutra_err *er
     return LUTRA_OK;
 }
 
-static lutra_status attend(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t layer,
-                           const lu_cuda_kv *kv, int64_t ld, lutra_err *err)
+/* Rotation, the cache, attention: in one launch where each row is of a sequence of its own. */
+static lutra_status attend(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t layer, int64_t ld,
+                           lutra_err *err)
 {
     const lu_model_config *c = &f->model->config;
     const lu_gpu_api *api = f->gpu->api;
+    const float *cosines = f->cosines[c->kind[layer]], *sines = f->sines[c->kind[layer]];
+    const lu_cuda_kv kv = {.data = f->g->pool.data,
+                           .n_pages = f->g->pool.n_pages,
+                           .page_tokens = LU_GPU_PAGE_TOKENS,
+                           .n_kv_heads = c->n_kv_heads,
+                           .head_dim = c->head_dim,
+                           .pages = f->table,
+                           .max_pages = f->max_pages};
     const lu_cuda_attend_args a = {
         .rows = p->rows,
         .q = f->qkv,
         .ld = ld,
         .n_heads = c->n_heads,
-        .kv = *kv,
+        .kv = kv,
         .layer = layer,
         .window = c->kind[layer] == LU_ATTN_SLIDING ? c->window : 0,
         .scale = c->query_scale,
@@ -78,39 +87,31 @@ static lutra_status attend(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t laye
         .scratch = f->scratch,
         .stream = f->gpu->stream,
     };
-    LU_GPU_TRY(f->gpu,
-               p->single ? api->attend_decode(&a)
-                         : api->attend_prefill(&a, p->starts, p->n_segments),
-               "attention", err);
+    if (p->single) {
+        LU_GPU_TRY(f->gpu, api->rope_attend_decode(&a, cosines, sines), "attention", err);
+        return LUTRA_OK;
+    }
+    const lu_cuda_rope_args rope = {.rows = p->rows,
+                                    .qkv = f->qkv,
+                                    .ld = ld,
+                                    .n_heads = c->n_heads,
+                                    .cosines = cosines,
+                                    .sines = sines,
+                                    .kv = kv,
+                                    .layer = layer,
+                                    .bf16 = f->g->bf16,
+                                    .stream = f->gpu->stream};
+    LU_GPU_TRY(f->gpu, api->rope_store(&rope), "the rotation", err);
+    LU_GPU_TRY(f->gpu, api->attend_prefill(&a, p->starts, p->n_segments), "attention", err);
     return LUTRA_OK;
 }
 
 static lutra_status attention_branch(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t layer,
                                      lutra_err *err)
 {
-    const lu_model_config *c = &f->model->config;
     const lu_gpu_layer *l = &f->g->layers[layer];
-    const int kind = c->kind[layer];
-    const lu_cuda_kv kv = {.data = f->g->pool.data,
-                           .n_pages = f->g->pool.n_pages,
-                           .page_tokens = LU_GPU_PAGE_TOKENS,
-                           .n_kv_heads = c->n_kv_heads,
-                           .head_dim = c->head_dim,
-                           .pages = f->table,
-                           .max_pages = f->max_pages};
     LU_TRY(lu_gpu_product(f->g, &l->qkv, f->in, p->rows.n, f->qkv, err));
-    const lu_cuda_rope_args rope = {.rows = p->rows,
-                                    .qkv = f->qkv,
-                                    .ld = l->qkv.n,
-                                    .n_heads = c->n_heads,
-                                    .cosines = f->cosines[kind],
-                                    .sines = f->sines[kind],
-                                    .kv = kv,
-                                    .layer = layer,
-                                    .bf16 = f->g->bf16,
-                                    .stream = f->gpu->stream};
-    LU_GPU_TRY(f->gpu, f->gpu->api->rope_store(&rope), "the rotation", err);
-    LU_TRY(attend(f, p, layer, &kv, l->qkv.n, err));
+    LU_TRY(attend(f, p, layer, l->qkv.n, err));
     return lu_gpu_product(f->g, &l->o, f->attended, p->rows.n, f->branch, err);
 }
 

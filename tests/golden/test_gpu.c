@@ -22,6 +22,7 @@
 #include "lutra/quant.h"
 #include "model/forward.h"
 #include "model/gpu_model.h"
+#include "support/alloc_sweep.h"
 #include "support/expect.h"
 #include "support/gpu_emulated.h"
 #include "support/synthetic_checkpoint.h"
@@ -564,6 +565,64 @@ static void faults_are_reported(void **state)
     lutra_close(ctx);
 }
 
+static lutra_status open_and_generate(void *ctx)
+{
+    static const int32_t prompt[] = {3, 5, 7};
+    lutra_model *m = NULL;
+    lutra_session *s = NULL;
+    lutra_generation g;
+    lutra_generation_init(&g);
+    g.max_tokens = 4;
+    g.ignore_eos = true;
+    g.sampling.repetition_penalty = 1.1f;
+    const lutra_model_options o = {.size = sizeof o, .dtype = LUTRA_BF16, .device = device};
+    lutra_status status = lutra_model_open(ctx, "tests/fixtures/tiny/mixtral-h16", &o, &m, NULL);
+    if (status == LUTRA_OK)
+        status = lutra_session_open(m, 0, &s, NULL);
+    if (status == LUTRA_OK)
+        status = lutra_generate(s, prompt, 3, &g, NULL, NULL);
+    lutra_session_close(s);
+    lutra_model_close(m);
+    assert_true(!emulated || gpu_emulated_now.taken == 0);
+    return status;
+}
+
+static void every_failed_allocation_is_survived(void **state)
+{
+    (void)state;
+    lutra_ctx *ctx = open_context();
+    assert_true(fail_each_allocation(open_and_generate, ctx) > 50);
+    lutra_close(ctx);
+}
+
+/* More sequences than one pass can name, more than can step together. */
+static void too_many_sequences_are_refused(void **state)
+{
+    (void)state;
+    enum { N = 70 };
+    lutra_err err;
+    static lu_kv kv[N];
+    static lu_segment segments[N];
+    static int32_t ids[N];
+    lu_forward *f;
+    lutra_ctx *ctx = open_context();
+    lutra_model *m = open_tiny(ctx, "llama-h16", LUTRA_BF16);
+    must(lu_forward_open(m, N, CONTEXT, &f, &err), &err);
+    for (int i = 0; i < N; i++) {
+        must(lu_kv_open(m, CONTEXT, &kv[i], &err), &err);
+        segments[i] = (lu_segment){.kv = &kv[i], .ids = &ids[i], .n = 1};
+    }
+    must(lu_forward_run(f, segments, N, &err), &err);
+    const lu_steps steps = {.n = N, .segments = segments, .ids = ids, .sampling = samplings[0]};
+    assert_int_equal(lu_forward_steps_begin(f, &steps, &err), LUTRA_E_LIMIT);
+    assert_non_null(strstr(err.msg, "at most 64"));
+    for (int i = 0; i < N; i++)
+        lu_kv_close(&kv[i]);
+    lu_forward_close(f);
+    lutra_model_close(m);
+    lutra_close(ctx);
+}
+
 int main(void)
 {
     const char *asked = getenv("LUTRA_TEST_GPU");
@@ -584,6 +643,8 @@ int main(void)
         cmocka_unit_test(memory_that_does_not_suffice_is_explained),
         cmocka_unit_test(steps_are_recorded_once),
         cmocka_unit_test(faults_are_reported),
+        cmocka_unit_test(every_failed_allocation_is_survived),
+        cmocka_unit_test(too_many_sequences_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

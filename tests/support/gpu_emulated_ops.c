@@ -271,9 +271,39 @@ static int run_attend_decode(const void *args)
     return run_attend(args);
 }
 
-int emulated_attend_decode(const lu_cuda_attend_args *a)
+typedef struct {
+    lu_cuda_attend_args a;
+    const float *cosines, *sines;
+} rope_attend_args;
+
+/* q is rotated in a copy: the row stays as it is. */
+static int run_rope_attend(const void *args)
 {
-    return gpu_emulated_queue(run_attend_decode, a, sizeof *a);
+    const rope_attend_args *r = args;
+    const int64_t ld = r->a.ld;
+    uint16_t *rows = malloc((size_t)(r->a.rows.n * ld) * sizeof *rows);
+    memcpy(rows, r->a.q, (size_t)(r->a.rows.n * ld) * sizeof *rows);
+    const lu_cuda_rope_args rope = {.rows = r->a.rows,
+                                    .qkv = rows,
+                                    .ld = ld,
+                                    .n_heads = r->a.n_heads,
+                                    .cosines = r->cosines,
+                                    .sines = r->sines,
+                                    .kv = r->a.kv,
+                                    .layer = r->a.layer,
+                                    .bf16 = r->a.bf16};
+    lu_cuda_attend_args a = r->a;
+    a.q = rows;
+    const int e = run_rope_store(&rope) || run_attend_decode(&a) ? LU_CUDA_E_SHAPE : 0;
+    free(rows);
+    return e;
+}
+
+int emulated_rope_attend_decode(const lu_cuda_attend_args *a, const float *cosines,
+                                const float *sines)
+{
+    const rope_attend_args r = {*a, cosines, sines};
+    return gpu_emulated_queue(run_rope_attend, &r, sizeof r);
 }
 
 int emulated_attend_prefill(const lu_cuda_attend_args *a, const int32_t *starts, int64_t n_segments)

@@ -1,5 +1,6 @@
 /* gpu_cuda.c - gpu.h on the CUDA runtime, which is linked statically and finds the driver at run
-   time; cuBLASLt is found then too (dense_lt.c). So the program starts on machines with neither. */
+   time; cuBLASLt is found when a GPU is opened (dense_lt.c). So the program starts on machines with
+   neither. */
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,8 +11,7 @@
 
 typedef struct {
     cudaStream_t stream;
-    lu_dense_lt *lt;
-    bool lt_tried;
+    lu_dense_lt *lt; /* NULL: not here */
 } cuda_gpu;
 
 static cuda_gpu *own(lu_gpu *g) { return g->own; }
@@ -79,6 +79,7 @@ static lutra_status cuda_open(lu_gpu *g, lutra_err *err)
         lu_free(c);
         return lu_gpu_fail(g, (int)e, "opening", err);
     }
+    c->lt = lu_dense_lt_open();
     g->own = c;
     g->stream = c->stream;
     return LUTRA_OK;
@@ -222,14 +223,9 @@ static void graph_close(lu_gpu *g, void *graph)
     cudaGraphExecDestroy((cudaGraphExec_t)graph);
 }
 
-/* cuBLASLt is loaded at the first dense product. */
 static int dense(lu_gpu *g, const lu_gpu_dense *a)
 {
-    cuda_gpu *c = own(g);
-    if (!c->lt_tried) {
-        c->lt_tried = true;
-        c->lt = lu_dense_lt_open();
-    }
+    const cuda_gpu *c = own(g);
     if (a->m == 0)
         return 0;
     return c->lt ? lu_dense_lt_run(c->lt, a, c->stream) : LU_DENSE_LT_MISSING;
