@@ -335,6 +335,17 @@ static lutra_status put_angles(lu_gpu_forward *f, lutra_err *err)
     return status;
 }
 
+/* The first products and kernels load libraries and code, tenths of a second: here, where a session
+   opens, and not in its first answer. */
+static lutra_status warm_up(lu_gpu_forward *f, lutra_err *err)
+{
+    LU_GPU_TRY(f->gpu, f->gpu->api->zero(f->gpu, f->x, (size_t)f->model->config.hidden_size * 4),
+               "a first product", err);
+    LU_TRY(lu_gpu_head(f, 0, 1, err));
+    LU_GPU_TRY(f->gpu, f->gpu->api->sync(f->gpu), "a first product", err);
+    return LUTRA_OK;
+}
+
 lutra_status lu_gpu_forward_open(lutra_model *m, int64_t max_rows, int64_t max_context,
                                  lu_gpu_forward **out, lutra_err *err)
 {
@@ -366,6 +377,8 @@ lutra_status lu_gpu_forward_open(lutra_model *m, int64_t max_rows, int64_t max_c
         status = allocate(f, err);
     if (status == LUTRA_OK)
         status = put_angles(f, err);
+    if (status == LUTRA_OK)
+        status = warm_up(f, err);
     if (status != LUTRA_OK) {
         lu_gpu_forward_close(f);
         return status;

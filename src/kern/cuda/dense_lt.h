@@ -1,12 +1,10 @@
-/* dense_lt.h - dense products by cuBLASLt, which is loaded at run time: a machine without it can
-   still run models whose every weight is compressed. */
+/* dense_lt.h - dense products by cuBLASLt, which is loaded at run time. */
 #ifndef LU_KERN_CUDA_DENSE_LT_H
 #define LU_KERN_CUDA_DENSE_LT_H
 
 #include "kern/gpu.h"
 
-#define LU_DENSE_LT_MISSING 100002
-#define LU_DENSE_LT_FAILED 100003
+#define LU_DENSE_LT_FAILED 100002
 
 typedef struct lu_dense_lt lu_dense_lt;
 

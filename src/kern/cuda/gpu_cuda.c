@@ -1,17 +1,18 @@
 /* gpu_cuda.c - gpu.h on the CUDA runtime, which is linked statically and finds the driver at run
-   time; cuBLASLt is found when a GPU is opened (dense_lt.c). So the program starts on machines with
-   neither. */
+   time; cuBLASLt is found then too (dense_lt.c). So the program starts on machines with neither. */
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "kern/cuda/dense_lt.h"
+#include "kern/cuda/dense_rows.h"
 #include "kern/gpu.h"
 
 typedef struct {
     cudaStream_t stream;
-    lu_dense_lt *lt; /* NULL: not here */
+    lu_dense_lt *lt;
+    bool lt_tried;
 } cuda_gpu;
 
 static cuda_gpu *own(lu_gpu *g) { return g->own; }
@@ -79,7 +80,6 @@ static lutra_status cuda_open(lu_gpu *g, lutra_err *err)
         lu_free(c);
         return lu_gpu_fail(g, (int)e, "opening", err);
     }
-    c->lt = lu_dense_lt_open();
     g->own = c;
     g->stream = c->stream;
     return LUTRA_OK;
@@ -223,21 +223,21 @@ static void graph_close(lu_gpu *g, void *graph)
     cudaGraphExecDestroy((cudaGraphExec_t)graph);
 }
 
+/* Few rows are read at memory speed by our own kernel. cuBLASLt is loaded at the first product of
+   more; where it is missing our kernel does them too, four rows at a time. */
 static int dense(lu_gpu *g, const lu_gpu_dense *a)
 {
-    const cuda_gpu *c = own(g);
-    if (a->m == 0)
-        return 0;
-    return c->lt ? lu_dense_lt_run(c->lt, a, c->stream) : LU_DENSE_LT_MISSING;
+    cuda_gpu *c = own(g);
+    if (a->m > LU_DENSE_FEW_ROWS && !c->lt_tried) {
+        c->lt_tried = true;
+        c->lt = lu_dense_lt_open();
+    }
+    return c->lt && a->m > LU_DENSE_FEW_ROWS ? lu_dense_lt_run(c->lt, a, c->stream)
+                                             : lu_cuda_dense_rows(a, c->stream);
 }
 
 static const char *error_text(int error, bool *nomem, bool *unsupported)
 {
-    if (error == LU_DENSE_LT_MISSING) {
-        *unsupported = true;
-        return "weights that are not compressed are multiplied by cuBLASLt, and libcublasLt.so.13 "
-               "was not found: install NVIDIA's cuBLAS or name its folder in LD_LIBRARY_PATH";
-    }
     if (error == LU_DENSE_LT_FAILED)
         return "cuBLASLt refused the product";
     *nomem = error == (int)cudaErrorMemoryAllocation;
