@@ -12,7 +12,7 @@ typedef struct lu_dense_lt lu_dense_lt;
 lu_dense_lt *lu_dense_lt_open(void);
 void lu_dense_lt_close(lu_dense_lt *lt);
 
-/* stream: a cudaStream_t. 0, or an error number of gpu.h. May be captured. */
+/* stream: a cudaStream_t. 0, or LU_DENSE_LT_FAILED: nothing was queued. May be captured. */
 int lu_dense_lt_run(lu_dense_lt *lt, const lu_gpu_dense *a, void *stream);
 
 #endif

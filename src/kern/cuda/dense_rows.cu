@@ -47,12 +47,11 @@ template <bool BF16, int M> __device__ void vector_sums(const rows_args &a, int6
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) {
             const int64_t col = at + i * step, next = col + AHEAD * step;
-            if (col >= a.k)
-                break;
             const uint4 now = held[i];
             if (next < a.k)
                 held[i] = __ldcs((const uint4 *)(w + next));
-            add_products<BF16, M>(a, now, col, sum);
+            if (col < a.k)
+                add_products<BF16, M>(a, now, col, sum);
         }
     }
 }

@@ -224,7 +224,8 @@ static void graph_close(lu_gpu *g, void *graph)
 }
 
 /* Few rows are read at memory speed by our own kernel. cuBLASLt is loaded at the first product of
-   more; where it is missing our kernel does them too, four rows at a time. */
+   more; where it is missing, or refuses a shape (rows at odd addresses), our kernel does those too,
+   four rows at a time. */
 static int dense(lu_gpu *g, const lu_gpu_dense *a)
 {
     cuda_gpu *c = own(g);
@@ -232,14 +233,16 @@ static int dense(lu_gpu *g, const lu_gpu_dense *a)
         c->lt_tried = true;
         c->lt = lu_dense_lt_open();
     }
-    return c->lt && a->m > LU_DENSE_FEW_ROWS ? lu_dense_lt_run(c->lt, a, c->stream)
-                                             : lu_cuda_dense_rows(a, c->stream);
+    if (c->lt && a->m > LU_DENSE_FEW_ROWS) {
+        const int e = lu_dense_lt_run(c->lt, a, c->stream);
+        if (e != LU_DENSE_LT_FAILED)
+            return e;
+    }
+    return lu_cuda_dense_rows(a, c->stream);
 }
 
 static const char *error_text(int error, bool *nomem, bool *unsupported)
 {
-    if (error == LU_DENSE_LT_FAILED)
-        return "cuBLASLt refused the product";
     *nomem = error == (int)cudaErrorMemoryAllocation;
     *unsupported =
         error == (int)cudaErrorNotSupported || error == (int)cudaErrorNoKernelImageForDevice;
