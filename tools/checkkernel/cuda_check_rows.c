@@ -12,7 +12,7 @@ enum { N_WIDTHS = sizeof widths / sizeof *widths };
 
 /* --- embed ------------------------------------------------------------------------------------ */
 
-static void embed_dense(cc *t, int64_t n, int64_t cols, int bf16, float scale)
+static void embed_dense(cc *t, int64_t n, int64_t cols, int bf16, float scale, float given)
 {
     enum { VOCAB = 37 };
     cc_case(t, "dense n %lld cols %lld bf16 %d", (long long)n, (long long)cols, bf16);
@@ -30,7 +30,7 @@ static void embed_dense(cc *t, int64_t n, int64_t cols, int bf16, float scale)
                                   .ids = cc_input(t, ids, (size_t)n * 4),
                                   .dense = cc_input(t, table, (size_t)(VOCAB * cols) * 2),
                                   .bf16 = bf16,
-                                  .scale = scale,
+                                  .scale = given,
                                   .x = x};
     cc_status(t, lu_cuda_embed(&a));
     cc_fetch(t, x, out, (size_t)(n * cols) * 4);
@@ -87,12 +87,15 @@ static void check_embed(cc *t)
 {
     for (int w = 0; w < N_WIDTHS; w++)
         for (int bf16 = 0; bf16 < 2; bf16++)
-            embed_dense(t, 1 + w * 3, widths[w], bf16, w % 2 ? 1.0f : 48.0f);
+            embed_dense(t, 1 + w * 3, widths[w], bf16, w % 2 ? 1.0f : 48.0f, w % 2 ? 1.0f : 48.0f);
     for (int bits = 2; bits <= 8; bits++) {
         embed_coded(t, 4096, 64, bits, bits % 2);
         embed_coded(t, 321, 107, bits, true);
         embed_coded(t, 576, 576, bits, false);
     }
+    cc_plant(t);
+    embed_dense(t, 3, 576, 0, 48.0f, 48.01f);
+    cc_planted(t, "another scale");
 }
 
 /* --- seam ------------------------------------------------------------------------------------- */
@@ -293,7 +296,7 @@ static void check_act_mul(cc *t)
 /* --- mixture of experts ----------------------------------------------------------------------- */
 
 static void moe(cc *t, int64_t n, int64_t experts, int64_t active, int64_t cols, int bf16,
-                bool ties)
+                bool ties, int given)
 {
     cc_case(t, "n %lld experts %lld active %lld cols %lld bf16 %d ties %d", (long long)n,
             (long long)experts, (long long)active, (long long)cols, bf16, ties);
@@ -350,7 +353,7 @@ static void moe(cc *t, int64_t n, int64_t experts, int64_t active, int64_t cols,
          *d_out = cc_output(t, (size_t)(n * cols) * 2);
     cc_status(t,
               lu_cuda_moe_route(n, experts, active, cc_input(t, logits, (size_t)(n * experts) * 2),
-                                bf16, d_source, d_place, d_share, d_first, NULL));
+                                given, d_source, d_place, d_share, d_first, NULL));
     cc_status(t, lu_cuda_moe_gather(pairs, cols, d_source, cc_input(t, in, (size_t)(n * cols) * 2),
                                     d_gathered, NULL));
     cc_status(t,
@@ -373,17 +376,20 @@ static void check_moe(cc *t)
 {
     static const int64_t rows[] = {1, 2, 5, 32, 64, 65, 300, 1000};
     for (int r = 0; r < 8; r++) {
-        moe(t, rows[r], 8, 2, 64, r % 2, false);
-        moe(t, rows[r], 8, 2, 24, r % 2, true);
-        moe(t, rows[r], r % 2 ? 128 : 60, r % 2 ? 8 : 4, 33, 1 - r % 2, r % 3 == 0);
+        moe(t, rows[r], 8, 2, 64, r % 2, false, r % 2);
+        moe(t, rows[r], 8, 2, 24, r % 2, true, r % 2);
+        moe(t, rows[r], r % 2 ? 128 : 60, r % 2 ? 8 : 4, 33, 1 - r % 2, r % 3 == 0, 1 - r % 2);
     }
-    moe(t, 3, 256, 32, 8, 0, false);
-    moe(t, 3, 1, 1, 8, 0, false);
+    moe(t, 3, 256, 32, 8, 0, false, 0);
+    moe(t, 3, 1, 1, 8, 0, false, 0);
+    cc_plant(t);
+    moe(t, 40, 8, 2, 64, 0, false, 1);
+    cc_planted(t, "logits of the other type");
 }
 
 /* --- logits, likelihood ----------------------------------------------------------------------- */
 
-static void logits(cc *t, int64_t n, int64_t vocab, float cap, int bf16)
+static void logits(cc *t, int64_t n, int64_t vocab, float cap, int bf16, float given)
 {
     cc_case(t, "n %lld vocab %lld cap %g bf16 %d", (long long)n, (long long)vocab, (double)cap,
             bf16);
@@ -404,9 +410,9 @@ static void logits(cc *t, int64_t n, int64_t vocab, float cap, int bf16)
     float *d_out = cc_output(t, (size_t)(n * vocab) * 4), *d_nll = cc_output(t, (size_t)n * 4);
     float *out = cc_host((size_t)(n * vocab) * 4);
     const void *d_x = cc_input(t, x, (size_t)(n * vocab) * 2);
-    cc_status(t, lu_cuda_logits(n, vocab, d_x, cap, bf16, d_out, NULL));
-    cc_status(
-        t, lu_cuda_nll(n, vocab, d_x, cap, bf16, cc_input(t, target, (size_t)n * 4), d_nll, NULL));
+    cc_status(t, lu_cuda_logits(n, vocab, d_x, given, bf16, d_out, NULL));
+    cc_status(t, lu_cuda_nll(n, vocab, d_x, given, bf16, cc_input(t, target, (size_t)n * 4), d_nll,
+                             NULL));
     cc_fetch(t, d_out, out, (size_t)(n * vocab) * 4);
     cc_compare(t, "logits", out, ref, n * vocab, 1e-6, 4e-6);
     cc_fetch(t, d_nll, out, (size_t)n * 4);
@@ -425,7 +431,11 @@ static void check_logits(cc *t)
     static const int64_t vocabs[] = {1, 7, 8, 500, 4096, 32000, 50257, 128256};
     for (int v = 0; v < 8; v++)
         for (int k = 0; k < 2; k++)
-            logits(t, v > 5 ? 3 : 1 + v, vocabs[v], (v + k) % 2 ? 30.0f : 0.0f, k);
+            logits(t, v > 5 ? 3 : 1 + v, vocabs[v], (v + k) % 2 ? 30.0f : 0.0f, k,
+                   (v + k) % 2 ? 30.0f : 0.0f);
+    cc_plant(t);
+    logits(t, 2, 500, 30.0f, 0, 30.01f);
+    cc_planted(t, "another cap");
 }
 
 const cc_op cc_row_ops[] = {{"embed", check_embed},
