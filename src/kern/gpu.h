@@ -95,7 +95,8 @@ struct lu_gpu_api {
     lutra_status (*open)(lu_gpu *g, lutra_err *err);
     void (*close)(lu_gpu *g);
 
-    /* Before work from a thread that may have used another GPU. */
+    /* Before work from a thread that may have used another GPU; free_memory, take and mark_open do it
+       themselves. */
     int (*use)(lu_gpu *g);
     int (*free_memory)(lu_gpu *g, size_t *bytes);
     int (*take)(lu_gpu *g, size_t bytes, void **out);

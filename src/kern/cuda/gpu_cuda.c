@@ -99,14 +99,15 @@ static int use(lu_gpu *g) { return (int)cudaSetDevice(g->ordinal); }
 static int free_memory(lu_gpu *g, size_t *bytes)
 {
     size_t all;
-    (void)g;
-    return (int)cudaMemGetInfo(bytes, &all);
+    const int e = use(g);
+    return e ? e : (int)cudaMemGetInfo(bytes, &all);
 }
 
 static int take(lu_gpu *g, size_t bytes, void **out)
 {
-    (void)g;
-    const cudaError_t e = cudaMalloc(out, bytes ? bytes : 1);
+    cudaError_t e = (cudaError_t)use(g);
+    if (e == cudaSuccess)
+        e = cudaMalloc(out, bytes ? bytes : 1);
     if (e != cudaSuccess)
         cudaGetLastError();
     return (int)e;
@@ -168,8 +169,8 @@ static int zero(lu_gpu *g, void *to, size_t bytes)
 
 static int mark_open(lu_gpu *g, void **mark)
 {
-    (void)g;
-    return (int)cudaEventCreateWithFlags((cudaEvent_t *)mark, cudaEventDisableTiming);
+    const int e = use(g);
+    return e ? e : (int)cudaEventCreateWithFlags((cudaEvent_t *)mark, cudaEventDisableTiming);
 }
 
 static void mark_close(lu_gpu *g, void *mark)
