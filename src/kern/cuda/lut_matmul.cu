@@ -53,6 +53,9 @@ static void choose_warps(int64_t chunks, int64_t strips, int max_warps, lut_gemv
         }
 }
 
+/* From this many weights on wgmma wins from 17 tokens, below it from 33 (H200, layers of 8B and 70B). */
+#define LUT_LARGE_MATRIX 64000000
+
 static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_lut *w, const lu_cuda_lut_call *call,
                   lut_gemv_args &a, int general)
 {
@@ -115,7 +118,8 @@ int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu
     const int general = w->zeros != NULL || !a.x_vector || s.parts == 4;
     const int tokens = general ? LUT_GENERAL_TOKENS : LUT_TOKENS;
     lut_wgmma_plan plan;
-    if (call->m > tokens && lut_wgmma_choose(dev, &s, w, call, &plan)) /* equally fast at 32 tokens */
+    const int few = w->n * w->k < LUT_LARGE_MATRIX ? tokens : LUT_GENERAL_TOKENS;
+    if (call->m > few && lut_wgmma_choose(dev, &s, w, call, &plan))
         return lut_wgmma_run(dev, &s, w, call, &plan);
     for (int64_t m0 = 0; m0 < call->m; m0 += tokens) {
         a.m = (int)(call->m - m0 < tokens ? call->m - m0 : tokens);
