@@ -1,5 +1,5 @@
-/* dense_rows.h - dense products of few rows, bound by reading the weights: what a step of decoding
-   asks of lm_head, and what does any product, slowly, where cuBLASLt is missing. */
+/* dense_rows.h - dense products of any shape, a few rows at a time: what runs where cuBLASLt is missing
+   or refuses a shape. One row is near memory speed, many are slow. */
 #ifndef LU_KERN_CUDA_DENSE_ROWS_H
 #define LU_KERN_CUDA_DENSE_ROWS_H
 
@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-/* Rows up to which it keeps up with memory. */
+/* Rows that share one reading of the weights. */
 #define LU_DENSE_FEW_ROWS 4
 
 /* Any shape. A row's result does not depend on the other rows. stream: a cudaStream_t. 0, a

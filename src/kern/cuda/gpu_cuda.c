@@ -224,17 +224,16 @@ static void graph_close(lu_gpu *g, void *graph)
     cudaGraphExecDestroy((cudaGraphExec_t)graph);
 }
 
-/* Few rows are read at memory speed by our own kernel. cuBLASLt is loaded at the first product of
-   more; where it is missing, or refuses a shape (rows at odd addresses), our kernel does those too,
-   four rows at a time. */
+/* cuBLASLt is loaded at the first product. Where it is missing, or refuses a shape (rows at odd
+   addresses), our kernel does it, four rows at a time. */
 static int dense(lu_gpu *g, const lu_gpu_dense *a)
 {
     cuda_gpu *c = own(g);
-    if (a->m > LU_DENSE_FEW_ROWS && !c->lt_tried) {
+    if (!c->lt_tried) {
         c->lt_tried = true;
         c->lt = lu_dense_lt_open();
     }
-    if (c->lt && a->m > LU_DENSE_FEW_ROWS) {
+    if (c->lt && a->m > 0) {
         const int e = lu_dense_lt_run(c->lt, a, c->stream);
         if (e != LU_DENSE_LT_FAILED)
             return e;
