@@ -164,8 +164,9 @@ static lutra_status solve(const problem *p, int *picked, bool *solved, lutra_err
     const size_t width = (size_t)units + 1;
     double *rows = lu_array(width, 2 * sizeof *rows);
     uint8_t *taken = lu_array((size_t)p->n, width);
+    const bool held_all = rows && taken;
     *solved = false;
-    if (rows && taken) {
+    if (held_all) {
         double *before = rows, *now = rows + width;
         memset(before, 0, width * sizeof *before);
         for (int64_t i = 0; i < p->n; i++) {
@@ -182,7 +183,7 @@ static lutra_status solve(const problem *p, int *picked, bool *solved, lutra_err
     }
     lu_free(rows);
     lu_free(taken);
-    return rows && taken ? LUTRA_OK : lu_fail_nomem(err, (size_t)p->n * width);
+    return held_all ? LUTRA_OK : lu_fail_nomem(err, (size_t)p->n * width);
 }
 
 lutra_status lu_allocate(const lu_choice *choices, int64_t n, int k, int64_t budget, int *picked,
