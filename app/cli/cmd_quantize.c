@@ -10,7 +10,7 @@
 
 typedef struct settings {
     const char *format, *table, *group_size, *scale_dtype, *range;
-    const char *recipe, *method, *calib;
+    const char *recipe, *method, *calib, *device;
     int64_t samples, seq_len, seed;
     double calib_memory, avg_bits;
     bool symmetric, asymmetric, dry_run, overwrite, restart, json;
@@ -22,7 +22,8 @@ typedef struct settings {
 
 static const cli_option options[] = {
     {"format", 'f', CLI_TEXT, "SPEC", S(format), 0, 0, NULL, "nf4",
-     "number format: nf4 nf3 nf2 lm4 lm3 lm2 km4 km3 km2 fp4 fp3 fp2 int2 to int8, or a full spec such as "
+     "number format: nf4 nf3 nf2 lm4 lm3 lm2 km4 km3 km2 fp4 fp3 fp2 int2 to int8, or a full spec "
+     "such as "
      "int3:g128:asym:bf16"},
     {"table", 0, CLI_PATH, "FILE", S(table), 0, 0, NULL, NULL,
      "your own format: a text or JSON list of 4, 8, 16, 32, 64, 128 or 256 numbers ('#' begins a "
@@ -38,13 +39,16 @@ static const cli_option options[] = {
      "how the scale of a group is chosen: minmax = the largest weight fits; mse = the smallest "
      "squared error, better below 5 bits and slower"},
     {"format-for", 0, CLI_LIST, "PATTERN=SPEC", S(format_for), 0, 0, NULL, NULL,
-     "another format for modules of this name (* and ? match), such as '*.down_proj=int8'; the last "
+     "another format for modules of this name (* and ? match), such as '*.down_proj=int8'; the "
+     "last "
      "that matches counts"},
     {"avg-bits", 0, CLI_REAL, "B", S(avg_bits), 0, 16, NULL, "0",
-     "mixed precision: give each module the candidate format that loses least within so many bits a "
+     "mixed precision: give each module the candidate format that loses least within so many bits "
+     "a "
      "weight on average, scales included; 0 = off"},
     {"candidate", 0, CLI_LIST, "SPEC", S(candidates), 0, 0, NULL, NULL,
-     "with --avg-bits: a format to choose from; without, lm2 lm3 lm4 int5 int6 int8 in the groups of "
+     "with --avg-bits: a format to choose from; without, lm2 lm3 lm4 int5 int6 int8 in the groups "
+     "of "
      "--format"},
     {"ignore", 'i', CLI_LIST, "PATTERN", S(ignore), 0, 0, NULL, NULL,
      "leave modules of this name as they are (* and ? match); replaces the default, which is "
@@ -70,6 +74,10 @@ static const cli_option options[] = {
      "activations held in memory; more go to a file beside OUT"},
     {"list-methods", 0, CLI_FLAG, NULL, S(list_methods), 0, 0, NULL, NULL,
      "print the methods and their parameters, and stop (with --json: as JSON)"},
+    {"device", 'd', CLI_TEXT, "NAME", S(device), 0, 0, NULL, "cpu",
+     "where weights are rounded: cpu, cuda (the first NVIDIA GPU) or cuda:N; the bytes written are "
+     "the "
+     "same"},
     {"dry-run", 'n', CLI_FLAG, NULL, S(dry_run), 0, 0, NULL, NULL,
      "print the plan and the sizes, write nothing"},
     {"overwrite", 0, CLI_FLAG, NULL, S(overwrite), 0, 0, NULL, NULL,
@@ -431,6 +439,7 @@ static int run(cli_call *call)
     if (choose_recipe(s, &recipe, &err) != LUTRA_OK)
         return err.status == LUTRA_E_ARG ? cli_usage(call, "%s", err.msg) : cli_fail(call, &err);
     o.range = strcmp(s->range, "mse") == 0 ? LUTRA_RANGE_MSE : LUTRA_RANGE_MINMAX;
+    o.device = s->device;
     o.dry_run = s->dry_run;
     o.overwrite = s->overwrite;
     o.restart = s->restart;
@@ -509,6 +518,7 @@ const cli_command cli_quantize = {
         "--asymmetric --calib text.txt\n"
         "  lutra quantize llama-8b llama-8b-awq --recipe recipes/awq-gptq-int3.yaml --calib "
         "text.jsonl\n"
+        "  lutra quantize llama-8b llama-8b-lm3 --format lm3 --range mse --device cuda\n"
         "  lutra quantize llama-8b out --format nf3:g64 --dry-run\n"
         "  lutra quantize llama-8b out --format lm3 --format-for '*.down_proj=int8' --range mse\n"
         "  lutra quantize llama-8b out --avg-bits 3.5 --range mse\n",

@@ -74,10 +74,12 @@ typedef struct lutra_quantize_options {
     const lutra_calibration *calibration; /* data for the recipe; NULL where it needs none */
     const lutra_format_rule *rules; /* formats other than `format`; the last that matches counts */
     int n_rules;
-    double avg_bits; /* 0, or mixed precision: modules that no rule names get the candidates that lose
-                        least within so many bits a weight, scales and tables included */
+    double avg_bits; /* 0, or mixed precision: modules that no rule names get the candidates that
+                        lose least within so many bits a weight, scales and tables included */
     const lutra_format *candidates; /* with avg_bits */
     int n_candidates;
+    const char *device; /* where weights are rounded: "cpu" or NULL, "cuda", "cuda:N"; the bytes of
+                           the result are the same */
 } lutra_quantize_options;
 
 /* How well one module was kept. */
@@ -96,9 +98,9 @@ typedef struct lutra_quantize_report {
     double bits_per_weight; /* over the quantized tensors, scales and tables included */
     double sqnr_db;         /* signal to quantization noise over all quantized weights */
     double seconds;
-    int64_t resumed_tensors; /* found finished from an interrupted run */
-    int64_t peak_rss;        /* bytes, of this process */
-    int64_t memory_forecast; /* with a recipe: bytes it takes at its peak, about */
+    int64_t resumed_tensors;     /* found finished from an interrupted run */
+    int64_t peak_rss;            /* bytes, of this process */
+    int64_t memory_forecast;     /* with a recipe: bytes it takes at its peak, about */
     lutra_module_error *modules; /* the quantized ones in layer order; owned */
     int64_t n_modules;
 } lutra_quantize_report;
@@ -114,7 +116,7 @@ LUTRA_API void lutra_quantize_options_init(lutra_quantize_options *o);
    goes to `out`.partial, which is renamed to `out` when complete; an interrupted run resumes there
    and gives the same bytes. Fails with E_EXISTS if `out` exists, E_NOSPACE, E_FORMAT (malformed
    input, NaN weights, naming file and tensor), E_ARG (group size that does not divide a tensor's
-   columns, naming it). */
+   columns, naming it), E_UNSUPPORTED where there is no such device. */
 LUTRA_API lutra_status lutra_quantize_checkpoint(lutra_ctx *ctx, const char *in, const char *out,
                                                  const lutra_quantize_options *o,
                                                  lutra_quantize_report *report, lutra_err *err);

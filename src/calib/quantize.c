@@ -22,6 +22,7 @@
 #include "calib/recipe_parts.h"
 #include "calib/shard_writer.h"
 #include "calib/side_files.h"
+#include "kern/gpu.h"
 #include "model/slots.h"
 
 #define BATCH_BYTES ((int64_t)256 << 20)
@@ -59,6 +60,20 @@ static lutra_status check_options(const lutra_quantize_options *o, lutra_err *er
         return lu_fail(err, LUTRA_E_ARG,
                        "the recipe needs calibration data: give a text or JSONL file");
     return LUTRA_OK;
+}
+
+/* *out is NULL for the CPU, and where nothing is written. */
+static lutra_status open_device(lutra_ctx *ctx, const lutra_quantize_options *o, lu_gpu **out,
+                                lutra_err *err)
+{
+    int ordinal;
+    LU_TRY(lu_gpu_parse(o->device, &ordinal, err));
+    if (ordinal < 0 || o->dry_run)
+        return LUTRA_OK;
+    if (o->recipe)
+        return lu_fail(err, LUTRA_E_UNSUPPORTED,
+                       "recipes compress on the CPU: leave the device out, or the recipe");
+    return lu_gpu_open(ctx->gpu, ordinal, out, err);
 }
 
 static lutra_status check_input(const lutra_checkpoint *c, lutra_err *err)
@@ -114,7 +129,8 @@ static uint64_t hash(uint64_t h, const void *data, size_t n)
     return h;
 }
 
-/* Without memory for the path *ok becomes false: a request that leaves a file out is another one. */
+/* Without memory for the path *ok becomes false: a request that leaves a file out is another one.
+ */
 static uint64_t hash_file(uint64_t h, const char *folder, const char *name, bool *ok)
 {
     struct stat st;
@@ -258,7 +274,7 @@ static lutra_status bytes_to_write(const lu_plan *p, const lu_journal_entry *ent
 }
 
 /* Everything between the lock and the rename. */
-static lutra_status fill_folder(lutra_ctx *ctx, const lu_plan *p, lu_out_folder *out,
+static lutra_status fill_folder(lutra_ctx *ctx, lu_gpu *gpu, const lu_plan *p, lu_out_folder *out,
                                 const lutra_quantize_options *o, int64_t batch_bytes,
                                 lutra_quantize_report *report, lutra_err *err)
 {
@@ -273,7 +289,8 @@ static lutra_status fill_folder(lutra_ctx *ctx, const lu_plan *p, lu_out_folder 
         ok ? lu_journal_open(out->partial, request, entries, p->n_tensors, &journal, err)
            : lu_fail_nomem(err, strlen(out->partial));
     if (status == LUTRA_OK)
-        status = lu_writer_open(ctx, p, out->partial, batch_bytes, &journal, entries, &writer, err);
+        status =
+            lu_writer_open(ctx, gpu, p, out->partial, batch_bytes, &journal, entries, &writer, err);
     if (status == LUTRA_OK) {
         status = lu_writer_check(writer, err);
     }
@@ -312,7 +329,7 @@ static lutra_status fill_folder(lutra_ctx *ctx, const lu_plan *p, lu_out_folder 
     return status;
 }
 
-static lutra_status run(lutra_ctx *ctx, const lu_plan *p, const char *out_path,
+static lutra_status run(lutra_ctx *ctx, lu_gpu *gpu, const lu_plan *p, const char *out_path,
                         const lutra_quantize_options *o, int64_t batch_bytes,
                         lutra_quantize_report *report, lutra_err *err)
 {
@@ -322,7 +339,7 @@ static lutra_status run(lutra_ctx *ctx, const lu_plan *p, const char *out_path,
     if (status == LUTRA_OK && !o->dry_run) {
         status = lu_out_begin(&out, o->restart, err);
         if (status == LUTRA_OK)
-            status = fill_folder(ctx, p, &out, o, batch_bytes, report, err);
+            status = fill_folder(ctx, gpu, p, &out, o, batch_bytes, report, err);
         if (status == LUTRA_OK)
             status = lu_out_finish(&out, err);
         if (status == LUTRA_E_NOSPACE && err && strlen(err->msg) < sizeof err->msg / 2) {
@@ -336,8 +353,8 @@ static lutra_status run(lutra_ctx *ctx, const lu_plan *p, const char *out_path,
     return status;
 }
 
-/* A checkpoint of an architecture that lutra does not run, or with a tensor missing, is compressed all
-   the same, but not without a word. With a recipe the pipeline opens the model and refuses. */
+/* A checkpoint of an architecture that lutra does not run, or with a tensor missing, is compressed
+   all the same, but not without a word. With a recipe the pipeline opens the model and refuses. */
 static lutra_status warn_unless_it_runs(lutra_ctx *ctx, const char *path, lutra_err *err)
 {
     lutra_model *m = NULL;
@@ -380,7 +397,9 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
     lutra_quantize_report r = {.n_tensors = 0};
     lutra_checkpoint *c = NULL;
     lu_plan plan = {.n_tensors = 0};
+    lu_gpu *gpu = NULL;
     LU_TRY(check_options(&o, err));
+    LU_TRY(open_device(ctx, &o, &gpu, err));
     lutra_status status = lu_checkpoint_open(in, &c, err);
     if (status == LUTRA_OK)
         status = check_input(c, err);
@@ -412,12 +431,13 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
         if (plan.n_routers > 0)
             lu_log(ctx, LUTRA_LOG_INFO, "%lld expert routers are left as they are",
                    (long long)plan.n_routers);
-        status = run(ctx, &plan, out, &o, batch_bytes, &r, err);
+        status = run(ctx, gpu, &plan, out, &o, batch_bytes, &r, err);
     }
     if (status == LUTRA_OK && o.dry_run && o.avg_bits > 0)
         status = list_errors(&plan, NULL, &r, err);
     lu_plan_free(&plan);
     lutra_checkpoint_close(c);
+    lu_gpu_close(gpu);
     r.seconds = lu_seconds() - start;
     r.peak_rss = lu_peak_rss();
     if (status == LUTRA_OK && report)

@@ -31,6 +31,7 @@ typedef struct {
 
 struct lu_shard_writer {
     lutra_ctx *ctx;
+    lu_gpu *gpu;
     const lu_plan *plan;
     const char *folder;
     int64_t batch_bytes;
@@ -355,7 +356,7 @@ static lutra_status allocate(lu_shard_writer *w, lutra_err *err)
     return ok ? LUTRA_OK : lu_fail_nomem(err, n * buffer);
 }
 
-lutra_status lu_writer_open(lutra_ctx *ctx, const lu_plan *plan, const char *folder,
+lutra_status lu_writer_open(lutra_ctx *ctx, lu_gpu *gpu, const lu_plan *plan, const char *folder,
                             int64_t batch_bytes, lu_journal *journal, lu_journal_entry *entries,
                             lu_shard_writer **out, lutra_err *err)
 {
@@ -365,6 +366,7 @@ lutra_status lu_writer_open(lutra_ctx *ctx, const lu_plan *plan, const char *fol
     if (!w)
         return lu_fail_nomem(err, sizeof *w);
     w->ctx = ctx;
+    w->gpu = gpu;
     w->level = level;
     w->plan = plan;
     w->folder = folder;

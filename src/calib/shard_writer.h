@@ -7,12 +7,13 @@
 #include "calib/journal.h"
 #include "calib/quantize_plan.h"
 #include "kern/encode.h"
+#include "kern/gpu.h"
 
 typedef struct lu_shard_writer lu_shard_writer;
 
-/* batch_bytes: output after which finished tensors are synced and recorded. Everything given must
-   outlive the writer. */
-lutra_status lu_writer_open(lutra_ctx *ctx, const lu_plan *plan, const char *folder,
+/* gpu: where tensors are encoded, or NULL. batch_bytes: output after which finished tensors are
+   synced and recorded. Everything given must outlive the writer. */
+lutra_status lu_writer_open(lutra_ctx *ctx, lu_gpu *gpu, const lu_plan *plan, const char *folder,
                             int64_t batch_bytes, lu_journal *journal, lu_journal_entry *entries,
                             lu_shard_writer **out, lutra_err *err);
 void lu_writer_close(lu_shard_writer *w);

@@ -23,9 +23,17 @@ run eval "$MODEL" --text models/text/val.txt --dtype fp16
 expect_status 1
 expect_err 'model dtype is F16, expected BF16 or F32 on the CPU'
 
+run quantize "$MODEL" "$work/q" --device gpu
+expect_status 1
+expect_err "device is 'gpu', expected cpu, cuda or cuda:N"
+run quantize "$MODEL" "$work/q" --device cpu --json
+expect_status 0
+rm -rf "$work/q"
+
 run --version
 if grep -q '^gpu: none: ' "$work/out"; then
-    for command in "run $MODEL -p The" "eval $MODEL --text models/text/val.txt" "chat $MODEL"; do
+    for command in "run $MODEL -p The" "eval $MODEL --text models/text/val.txt" "chat $MODEL" \
+        "quantize $MODEL $work/q"; do
         # shellcheck disable=SC2086 # words on purpose
         run $command --device cuda
         expect_status 1
