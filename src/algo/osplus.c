@@ -36,7 +36,7 @@ static const lutra_param params[] = {
      "try every stride-th threshold, then those near the best; 1 tries all"},
     {"lowest", LUTRA_PARAM_REAL, offsetof(settings, lowest), 0.1, 1e-6, 1e6, NULL,
      "the smallest threshold; a tenth of the largest magnitude if that is less"},
-    {"pairs", LUTRA_PARAM_BOOL, offsetof(settings, pairs), 0, 0, 1, NULL,
+    {"pairs", LUTRA_PARAM_BOOL, offsetof(settings, pairs), 1, 0, 1, NULL,
      "scale also between linears: values to output, up to down"},
     LU_ACT_TRIAL_PARAMS(settings),
     LU_LOSS_SAMPLES_PARAM(settings),

@@ -4,8 +4,9 @@
        s_c = max|x_c|^alpha / max|w_c|^(1 - alpha)
 
    with the largest weight over all rows of all linears that read the norm. Channels that are always
-   0 keep the scale 1. On request the same moves between two linears (v and o, up and down), whose
-   inputs have outliers of their own. alpha is given, or searched for each seam: the value of 0,
+   0 keep the scale 1. Unless `pairs` is off the same moves between two linears (v and o, up and down),
+   whose inputs have outliers of their own: with one range for all tokens these are what is left of
+   the error. alpha is given, or searched for each seam: the value of 0,
    1/grid, ... 1 with the smallest squared error of the part behind it when its weights and inputs
    are rounded. */
 #include <math.h>
@@ -22,13 +23,13 @@ typedef struct {
 } settings;
 
 static const lutra_param params[] = {
-    {"alpha", LUTRA_PARAM_REAL, offsetof(settings, alpha), 0.5, 0, 1, NULL,
+    {"alpha", LUTRA_PARAM_REAL, offsetof(settings, alpha), 0.7, 0, 1, NULL,
      "how much moves: 0 evens out the weights, 1 the activations"},
     {"search", LUTRA_PARAM_BOOL, offsetof(settings, search), 0, 0, 1, NULL,
      "find the alpha of each seam by the error of the part behind it"},
     {"grid", LUTRA_PARAM_INT, offsetof(settings, grid), 20, 1, 1000, NULL,
      "search: alphas 0, 1/grid, ... 1"},
-    {"pairs", LUTRA_PARAM_BOOL, offsetof(settings, pairs), 0, 0, 1, NULL,
+    {"pairs", LUTRA_PARAM_BOOL, offsetof(settings, pairs), 1, 0, 1, NULL,
      "also between linears: values to output, up to down"},
     LU_ACT_TRIAL_PARAMS(settings),
     LU_LOSS_SAMPLES_PARAM(settings),

@@ -67,17 +67,21 @@ static void smoothquant_scales_by_equation_4(void **state)
     toy_close(t);
 }
 
-/* Neither touches what has no norm before it. */
-static void only_norms_are_smoothed(void **state)
+/* What has no norm before it is scaled with the linear before it, unless pairs is off. */
+static void pairs_of_linears_are_smoothed_unless_it_is_off(void **state)
 {
     (void)state;
     static const char *const passes[] = {"smoothquant", "osplus"};
-    for (int p = 0; p < 2; p++) {
+    for (int p = 0; p < 4; p++) {
         toy_block *t = toy_open(ctx, "int8:channel", 0, false);
         float before[TOY_HIDDEN * TOY_INNER];
         memcpy(before, t->linears[TOY_DOWN].w, sizeof before);
-        assert_int_equal(run_pass(&t->block, passes[p], ""), LUTRA_OK);
-        assert_memory_equal(before, t->linears[TOY_DOWN].w, sizeof before);
+        assert_int_equal(run_pass(&t->block, passes[p / 2], p % 2 ? "act_range=1" : "pairs=0"),
+                         LUTRA_OK);
+        if (p % 2)
+            assert_memory_not_equal(before, t->linears[TOY_DOWN].w, sizeof before);
+        else
+            assert_memory_equal(before, t->linears[TOY_DOWN].w, sizeof before);
         toy_close(t);
     }
 }
@@ -180,7 +184,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(smoothquant_scales_by_equation_4),
-        cmocka_unit_test(only_norms_are_smoothed),
+        cmocka_unit_test(pairs_of_linears_are_smoothed_unless_it_is_off),
         cmocka_unit_test(outliers_no_longer_spoil_the_range),
         cmocka_unit_test(osplus_finds_the_best_threshold),
         cmocka_unit_test(osplus_shifts_where_there_are_biases),
