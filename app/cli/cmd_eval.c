@@ -76,7 +76,7 @@ static lutra_status load(cli_call *call, const settings *s, cli_loaded *l, lutra
     size_t n = 0;
     if (!s->act_calib)
         return cli_load(call, call->operands[0], &numbers, l, err);
-    numbers.act_quant = NULL;
+    numbers.act_quant = "none"; /* whatever the checkpoint says: inputs are watched as they are */
     lutra_act_calibration_init(&o);
     o.rule = s->act_rule;
     o.percentile = s->act_percentile;

@@ -10,9 +10,9 @@
 
 typedef struct settings {
     const char *format, *table, *group_size, *scale_dtype, *range;
-    const char *recipe, *method, *calib, *device;
+    const char *recipe, *method, *calib, *device, *act_quant, *act_rule;
     int64_t samples, seq_len, seed;
-    double calib_memory, avg_bits;
+    double calib_memory, avg_bits, act_percentile;
     bool symmetric, asymmetric, dry_run, overwrite, restart, json;
     bool per_document, float_inputs, list_methods;
     cli_list ignore, set, format_for, candidates;
@@ -50,6 +50,15 @@ static const cli_option options[] = {
      "with --avg-bits: a format to choose from; without, lm2 lm3 lm4 int5 int6 int8 in the groups "
      "of "
      "--format"},
+    {"act-quant", 0, CLI_TEXT, "SPEC", S(act_quant), 0, 0, NULL, NULL,
+     "the checkpoint asks for the inputs of its compressed linears to be rounded to integers whenever "
+     "it runs: int8 (a scale per token), int4:g128 (per 128 columns), int8:tensor (a fixed scale, found "
+     "with --calib and stored); ':asym' adds zero points; none = not, whatever the recipe says"},
+    {"act-rule", 0, CLI_CHOICE, "RULE", S(act_rule), 0, 0, "minmax|moving|mse|percentile", "minmax",
+     "how a fixed scale follows from the data: mean or running mean of the samples' ends, least squared "
+     "error, or a percentile"},
+    {"act-percentile", 0, CLI_REAL, "P", S(act_percentile), 50.1, 100, NULL, "99.99",
+     "for --act-rule percentile: values that are not clipped, in percent"},
     {"ignore", 'i', CLI_LIST, "PATTERN", S(ignore), 0, 0, NULL, NULL,
      "leave modules of this name as they are (* and ? match); replaces the default, which is "
      "lm_head "
@@ -264,6 +273,12 @@ static int list_methods(const settings *s)
     return CLI_DONE;
 }
 
+/* Fixed scales are found by a walk through the blocks. */
+static bool wants_fixed_scales(const settings *s)
+{
+    return s->act_quant && strstr(s->act_quant, ":tensor");
+}
+
 /* --recipe or --method; *out is NULL with neither. */
 static lutra_status choose_recipe(const settings *s, lutra_recipe **out, lutra_err *err)
 {
@@ -272,6 +287,8 @@ static lutra_status choose_recipe(const settings *s, lutra_recipe **out, lutra_e
         return lutra_recipe_load(s->recipe, out, err);
     if (s->method)
         return lutra_recipe_of_method(s->method, s->set.items, s->set.n, out, err);
+    if (wants_fixed_scales(s))
+        return lutra_recipe_of_method("rtn", NULL, 0, out, err);
     return LUTRA_OK;
 }
 
@@ -286,6 +303,12 @@ static void follow_recipe(const cli_call *call, const lutra_recipe *r, lutra_qua
         lutra_recipe_range(r, &o->range);
     if (s->ignore.n == 0)
         lutra_recipe_ignore(r, &o->ignore, &o->n_ignore);
+    if (!s->act_quant)
+        lutra_recipe_activations(r, &o->act_quant);
+    if (!cli_given(call, "act-rule"))
+        lutra_recipe_activation_range(r, &o->act_rule);
+    if (!cli_given(call, "act-percentile"))
+        lutra_recipe_activation_percentile(r, &o->act_percentile);
 }
 
 /* --- the summary ---------------------------------------------------------------------------- */
@@ -328,13 +351,14 @@ static void print_errors(const lutra_quantize_report *r)
 }
 
 static void print_json(const cli_call *call, const settings *s, const char *spec,
-                       const lutra_quantize_report *r)
+                       const lutra_quantize_options *q, const lutra_quantize_report *r)
 {
     json_t *o = json_object();
     json_object_set_new(o, "in", out_string(call->operands[0]));
     json_object_set_new(o, "out", out_string(call->operands[1]));
     json_object_set_new(o, "format", json_string(spec));
     json_object_set_new(o, "range", json_string(s->range));
+    json_object_set_new(o, "activations", q->act_quant ? out_string(q->act_quant) : json_null());
     json_object_set_new(o, "dry_run", json_boolean(s->dry_run));
     json_object_set_new(o, "tensors", json_integer(r->n_tensors));
     json_object_set_new(o, "quantized_tensors", json_integer(r->n_quantized));
@@ -355,13 +379,15 @@ static void print_json(const cli_call *call, const settings *s, const char *spec
 }
 
 static void print_summary(const cli_call *call, const settings *s, const char *spec,
-                          const lutra_quantize_report *r)
+                          const lutra_quantize_options *q, const lutra_quantize_report *r)
 {
     char in[32], out[32], memory[32];
     print_errors(r);
     out_printf("%s %s\n", s->dry_run ? "would write" : "wrote", call->operands[1]);
     out_printf("format           %s\n", spec);
     out_printf("range            %s\n", s->range);
+    if (q->act_quant)
+        out_printf("activations      %s\n", q->act_quant);
     out_printf("tensors          %lld, %lld of them quantized\n", (long long)r->n_tensors,
                (long long)r->n_quantized);
     if (r->resumed_tensors)
@@ -440,6 +466,9 @@ static int run(cli_call *call)
         return err.status == LUTRA_E_ARG ? cli_usage(call, "%s", err.msg) : cli_fail(call, &err);
     o.range = strcmp(s->range, "mse") == 0 ? LUTRA_RANGE_MSE : LUTRA_RANGE_MINMAX;
     o.device = s->device;
+    o.act_quant = s->act_quant;
+    o.act_rule = s->act_rule;
+    o.act_percentile = s->act_percentile;
     o.dry_run = s->dry_run;
     o.overwrite = s->overwrite;
     o.restart = s->restart;
@@ -492,9 +521,9 @@ static int run(cli_call *call)
     if (s->avg_bits > 0)
         snprintf(spec, sizeof spec, "mixed, %g bits a weight on average", s->avg_bits);
     if (s->json)
-        print_json(call, s, spec, &report);
+        print_json(call, s, spec, &o, &report);
     else
-        print_summary(call, s, spec, &report);
+        print_summary(call, s, spec, &o, &report);
     lutra_quantize_report_free(&report);
     lutra_recipe_free(recipe);
     return CLI_DONE;
@@ -519,6 +548,7 @@ const cli_command cli_quantize = {
         "  lutra quantize llama-8b llama-8b-awq --recipe recipes/awq-gptq-int3.yaml --calib "
         "text.jsonl\n"
         "  lutra quantize llama-8b llama-8b-lm3 --format lm3 --range mse --device cuda\n"
+        "  lutra quantize llama-8b llama-8b-w8a8 --format int8:channel --act-quant int8:token\n"
         "  lutra quantize llama-8b out --format nf3:g64 --dry-run\n"
         "  lutra quantize llama-8b out --format lm3 --format-for '*.down_proj=int8' --range mse\n"
         "  lutra quantize llama-8b out --avg-bits 3.5 --range mse\n",

@@ -41,7 +41,8 @@ void cli_unload(cli_loaded *l);
     {                                                                                              \
         "act-quant", 0, CLI_TEXT, "SPEC", offsetof(settings, numbers.act_quant), 0, 0, NULL, NULL, \
             "round the inputs of linears to integers: int8 (a scale per token), int4:g128 (per "   \
-            "128 columns), int8:tensor (fixed); ':asym' adds zero points"                          \
+            "128 columns), int8:tensor (fixed); ':asym' adds zero points; none = do not; without "  \
+            "it as the checkpoint says"                                                            \
     }
 
 /* How tokens are chosen: part of a command's settings, as `cli_sampling sampling`. */

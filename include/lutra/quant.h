@@ -80,6 +80,14 @@ typedef struct lutra_quantize_options {
     int n_candidates;
     const char *device; /* where weights are rounded: "cpu" or NULL, "cuda", "cuda:N"; the bytes of
                            the result are the same */
+    const char *act_quant; /* NULL or "none", or how the inputs of the blocks' compressed linears are
+                              rounded whenever the model runs, as act_quant of lutra_model_options;
+                              the checkpoint says so. Of "intB:tensor" it also holds the scales, which
+                              are found while a recipe runs on calibration data. A pass of the recipe
+                              may say otherwise for its modules */
+    const char *act_rule;  /* of "intB:tensor": how a range follows from the samples, as rule of
+                              lutra_act_calibration. NULL: "minmax" */
+    double act_percentile; /* for the rule "percentile"; 0: 99.99 */
 } lutra_quantize_options;
 
 /* How well one module was kept. */

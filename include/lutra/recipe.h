@@ -14,13 +14,16 @@ extern "C" {
      format: int3:g128:asym      # what rounding methods round to, unless they say otherwise
      range: mse                  # minmax (default) or mse
      ignore: [lm_head, "*embed_tokens"]   # left alone; this is the default
+     activations: int8:tensor    # how the inputs of rounded linears are rounded at run time; or none
+     activation_range: minmax    # of intB:tensor: minmax (default), moving, mse or percentile
+     activation_percentile: 99.99
      passes:
        - method: awq
        - method: gptq
          damp: 0.05              # any parameter of the method
          modules: ["*.mlp.*"]    # glob patterns; default: all linears of the blocks
          layers: 0-3,7           # default: all
-         format: int4:g128       # for these modules
+         format: int4:g128       # for these modules, as activations of a rounding method
 
    An unknown key or method is E_ARG naming near ones; what is not YAML is E_FORMAT with its line. */
 typedef struct lutra_recipe lutra_recipe;
@@ -41,6 +44,10 @@ LUTRA_API bool lutra_recipe_needs_data(const lutra_recipe *r);
 LUTRA_API bool lutra_recipe_format(const lutra_recipe *r, lutra_format *format);
 LUTRA_API bool lutra_recipe_range(const lutra_recipe *r, lutra_range *range);
 LUTRA_API bool lutra_recipe_ignore(const lutra_recipe *r, const char *const **patterns, int *n);
+/* act_quant, act_rule and act_percentile of lutra_quantize_options; spec and rule are borrowed. */
+LUTRA_API bool lutra_recipe_activations(const lutra_recipe *r, const char **spec);
+LUTRA_API bool lutra_recipe_activation_range(const lutra_recipe *r, const char **rule);
+LUTRA_API bool lutra_recipe_activation_percentile(const lutra_recipe *r, double *percentile);
 
 /* Calibration text and how it is cut. Fill with lutra_calibration_init. */
 typedef struct lutra_calibration {

@@ -77,10 +77,22 @@ bool lu_act_observe(lu_act_observer *o, const float *x, int64_t n)
         lo = x[i] < lo ? x[i] : lo;
         hi = x[i] > hi ? x[i] : hi;
     }
-    if (n == 0)
-        return true;
+    o->sample_values += n;
+    o->sample_lo = lo < o->sample_lo ? lo : o->sample_lo;
+    o->sample_hi = hi > o->sample_hi ? hi : o->sample_hi;
+    const double largest = -lo > hi ? -lo : hi;
+    if (o->rule >= LU_ACT_MSE && (largest > 0 || o->edge > 0))
+        count(o, x, n, largest);
+    return true;
+}
+
+void lu_act_observe_end(lu_act_observer *o)
+{
+    const float lo = o->sample_lo, hi = o->sample_hi;
+    if (o->sample_values == 0)
+        return;
     o->n_samples++;
-    o->n_values += n;
+    o->n_values += o->sample_values;
     o->lowest = lo < o->lowest ? lo : o->lowest;
     o->highest = hi > o->highest ? hi : o->highest;
     const double weight = o->n_samples == 1          ? 1
@@ -88,10 +100,8 @@ bool lu_act_observe(lu_act_observer *o, const float *x, int64_t n)
                                                      : 1 / (double)o->n_samples;
     o->lo += weight * (lo - o->lo);
     o->hi += weight * (hi - o->hi);
-    const double largest = -lo > hi ? -lo : hi;
-    if (o->rule >= LU_ACT_MSE && (largest > 0 || o->edge > 0))
-        count(o, x, n, largest);
-    return true;
+    o->sample_lo = o->sample_hi = 0;
+    o->sample_values = 0;
 }
 
 /* --- ranges ----------------------------------------------------------------------------------- */

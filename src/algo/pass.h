@@ -66,7 +66,7 @@ typedef struct lu_codes {
     int64_t n_outliers; /* columns kept in fp16, whose codes are not used */
     int32_t *outlier_columns;  /* [n_outliers] ascending */
     uint16_t *outlier_weights; /* [n][n_outliers] fp16 */
-    float input_scale; /* of inputs rounded per tensor; 0: none */
+    float input_scale; /* of inputs rounded per tensor (calib/input_ranges.h); 0: none */
     uint8_t input_zero;
 } lu_codes;
 
@@ -80,6 +80,7 @@ typedef struct lu_site_linear {
     bool feeds_scores;   /* a query or key projection: its output becomes an attention score */
     lutra_format format; /* to round to; a pass that learns a table writes it here */
     lutra_range range;   /* how a group's scale follows from its weights */
+    lu_act_format act;   /* how the input is rounded whenever the model runs */
     float *lo, *hi; /* [n][groups] ends of each group's range to use instead of its smallest and
                        largest weight, or NULL; owned by the linear (lu_array) */
     float *tables; /* format.learned: [lu_format_tables][2^bits] by lu_linear_learn, else NULL; then
@@ -176,7 +177,7 @@ typedef struct lu_pass {
     unsigned (*needs)(const void *settings);
     bool (*sequential)(const void *settings); /* NULL: false */
     /* A rounding pass that stores more than codes, scales and zero points says so before any work:
-       it sets column_groups, outlier_columns or act of s (fmt/scheme.h), from its settings alone.
+       it sets column_groups or outlier_columns of s (fmt/scheme.h), from its settings alone.
        outliers: exactly how many columns of k it will keep apart. Each NULL: none */
     void (*scheme)(const void *settings, lu_scheme *s);
     int64_t (*outliers)(const void *settings, int64_t k);

@@ -60,9 +60,11 @@ static void watch(void *user, int64_t layer, const char *site, const float *x, i
     if (layer < 0)
         return;
     for (int64_t i = c->first[layer]; i < c->first[layer + 1]; i++)
-        if (strcmp(c->modules[i]->site, site) == 0 &&
-            !lu_act_observe(&c->observers[i], x, rows * cols))
-            snprintf(c->bad, sizeof c->bad, "%s", site);
+        if (strcmp(c->modules[i]->site, site) == 0) {
+            if (!lu_act_observe(&c->observers[i], x, rows * cols))
+                snprintf(c->bad, sizeof c->bad, "%s", site);
+            lu_act_observe_end(&c->observers[i]);
+        }
 }
 
 static lutra_status prepare(calibration *c, lutra_err *err)
@@ -135,7 +137,7 @@ static lutra_status check(calibration *c, const lutra_act_calibration *o, const 
             "scales from each row");
     if (c->model->rounds_inputs)
         return lu_fail(err, LUTRA_E_ARG,
-                       "the model rounds its activations already: open it without act_quant");
+                       "the model rounds its activations already: open it with act_quant \"none\"");
     if (o->window < 1 || o->samples < 1 || o->window > config->max_context)
         return lu_fail(err, LUTRA_E_ARG,
                        "calibration window is %" PRId64 " and samples %" PRId64

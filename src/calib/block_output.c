@@ -277,6 +277,8 @@ static lutra_status put_codes(lu_output *o, const lu_plan_tensor *t, lu_site_lin
         for (int64_t k = 0; k < l->k; k++)
             c->group_of[k] = (int32_t)(k / l->format.group_size);
     }
+    if (lu_act_is_static(&t->scheme->act) && !(c->input_scale > 0))
+        return lu_fail(err, LUTRA_E_INTERNAL, "%s: no input was seen to scale", l->name);
     for (int i = 0; i < n; i++) {
         const void *data = lu_linear_codes_part(l, parts[i].kind);
         if (!data && part_bytes(&parts[i]))

@@ -7,7 +7,11 @@
    finished, so that the MLP's statistics need no second walk through the attention.
 
    With float inputs the stream moves on by the block as it was loaded, and all statistics are taken
-   before anything is rounded. */
+   before anything is rounded.
+
+   Where inputs are to be rounded with fixed scales, the walks that move the stream on watch them:
+   transforms are done by then, and what a linear gets is what it will get when the model runs, but
+   for the rounding of inputs itself. The last block is walked once more for it. */
 #include "calib/pipeline.h"
 
 #include <math.h>
@@ -18,6 +22,7 @@
 #include "calib/block_output.h"
 #include "calib/block_runner.h"
 #include "calib/gather.h"
+#include "calib/input_ranges.h"
 
 typedef struct {
     const lu_pipeline *p;
@@ -27,6 +32,7 @@ typedef struct {
     lu_runner runner; /* .model is NULL without data */
     lu_output output;
     lu_view view;
+    lu_input_ranges ranges; /* .view is NULL where no fixed scale is wanted */
     double *errors;      /* [most linears of a layer] */
     float **outputs;     /* of the site being rounded: rows times weights before, per linear */
     bool past_attention; /* the stream is where the MLP begins */
@@ -72,6 +78,29 @@ static bool wanted_at(const run *r, lu_stage stage)
     return any;
 }
 
+/* Input ranges of the stages from `first` to before `end` are watched by the walk that follows. */
+static lutra_status walk_and_watch(run *r, lu_stage first, lu_stage end, lu_stage to, bool advance,
+                                   lutra_err *err)
+{
+    r->ranges.first = first;
+    r->ranges.end = end;
+    return lu_runner_walk(&r->runner, &r->view, first, to,
+                          r->ranges.view ? lu_input_ranges_tap : NULL, &r->ranges, advance, err);
+}
+
+typedef struct {
+    lu_gather *gather;
+    lu_input_ranges *ranges;
+} two_taps;
+
+static void tap_both(void *user, int64_t layer, const char *site, const float *x, int64_t rows,
+                     int64_t cols)
+{
+    const two_taps *t = user;
+    lu_gather_tap(t->gather, layer, site, x, rows, cols);
+    lu_input_ranges_tap(t->ranges, layer, site, x, rows, cols);
+}
+
 /* Statistics of the sites at stages first..last, from a walk that ends there. */
 static lutra_status gather(run *r, lu_stage first, lu_stage last, unsigned needs, bool advance,
                            lutra_err *err)
@@ -79,7 +108,12 @@ static lutra_status gather(run *r, lu_stage first, lu_stage last, unsigned needs
     lu_gather g;
     const lu_stage from = r->past_attention ? LU_STAGE_MLP : LU_STAGE_QKV;
     lutra_status status = lu_gather_open(&r->view, first, last, needs, &g, err);
-    if (status == LUTRA_OK)
+    two_taps both = {&g, &r->ranges};
+    r->ranges.first = from;
+    r->ranges.end = last;
+    if (status == LUTRA_OK && advance && r->ranges.view)
+        status = lu_runner_walk(&r->runner, &r->view, from, last, tap_both, &both, true, err);
+    else if (status == LUTRA_OK)
         status = lu_runner_walk(&r->runner, &r->view, from, last, lu_gather_tap, &g, advance, err);
     const lutra_status closed = lu_gather_close(&g, status == LUTRA_OK ? err : NULL);
     return status == LUTRA_OK ? closed : status;
@@ -246,8 +280,7 @@ static lutra_status run_passes(run *r, lutra_err *err)
         if (float_inputs && rounds && !r->gathered) {
             r->runner.stage = "float";
             LU_TRY(gather(r, LU_STAGE_QKV, LU_STAGE_DOWN, rest_needs(r, i), false, err));
-            LU_TRY(lu_runner_walk(&r->runner, &r->view, LU_STAGE_QKV, LU_STAGE_END, NULL, NULL,
-                                  true, err));
+            LU_TRY(walk_and_watch(r, LU_STAGE_QKV, LU_STAGE_END, LU_STAGE_END, true, err));
             r->gathered = true;
         }
         LU_TRY(run_pass(r, &recipe->passes[i], err));
@@ -259,8 +292,16 @@ static lutra_status run_passes(run *r, lutra_err *err)
 static lutra_status move_on(run *r, lutra_err *err)
 {
     r->runner.stage = "outputs";
-    return lu_runner_walk(&r->runner, &r->view, r->past_attention ? LU_STAGE_MLP : LU_STAGE_QKV,
-                          LU_STAGE_END, NULL, NULL, true, err);
+    return walk_and_watch(r, r->past_attention ? LU_STAGE_MLP : LU_STAGE_QKV, LU_STAGE_END,
+                          LU_STAGE_END, true, err);
+}
+
+/* Nothing follows the last layer: only the ranges are wanted. */
+static lutra_status watch_last(run *r, lutra_err *err)
+{
+    r->runner.stage = "inputs";
+    return walk_and_watch(r, r->past_attention ? LU_STAGE_MLP : LU_STAGE_QKV, LU_STAGE_END,
+                          LU_STAGE_DOWN, false, err);
 }
 
 static lutra_status compress_block(run *r, lutra_err *err)
@@ -270,8 +311,10 @@ static lutra_status compress_block(run *r, lutra_err *err)
         lu_view_linear *l = &r->view.linears[i];
         const lu_scheme *s = lu_output_scheme(&r->output, l->name);
         l->face.kept = !s;
-        if (s)
+        if (s) {
             l->face.format = s->format;
+            l->face.act = s->act;
+        }
         const lu_recipe_pass *rounds =
             lu_recipe_rounds(r->p->recipe, l->name, r->view.block.index); /* transforms look ahead */
         l->face.range = rounds && rounds->has_range ? rounds->range : r->p->range;
@@ -279,10 +322,17 @@ static lutra_status compress_block(run *r, lutra_err *err)
     }
     if (has_data(r))
         lu_runner_serve(&r->runner, &r->view);
+    if (lu_input_ranges_wanted(&r->view))
+        LU_TRY(lu_input_ranges_open(&r->view, r->p->act_rule, r->p->act_percentile, r->data.length,
+                                    &r->ranges, err));
     LU_TRY(run_passes(r, err));
     /* the stream first: once the layer is on disk, a run that stops here has nothing to repeat */
     if (has_data(r) && !last && !r->gathered)
         LU_TRY(move_on(r, err));
+    if (last && r->ranges.view && !r->gathered)
+        LU_TRY(watch_last(r, err));
+    if (r->ranges.view)
+        LU_TRY(lu_input_ranges_settle(&r->ranges, err));
     return lu_output_write(&r->output, &r->view, r->errors, err);
 }
 
@@ -302,6 +352,7 @@ static lutra_status run_layer(run *r, int64_t layer, int64_t n_done, lutra_err *
         status = compress_block(r, err);
     else if (status == LUTRA_OK && has_data(r))
         status = pass_by(r, err);
+    lu_input_ranges_close(&r->ranges);
     lu_view_close(&r->view);
     if (status == LUTRA_OK && !has_data(r))
         lu_progress(r->p->ctx, "quantize", NULL, "layers", layer + 1, r->model->config.n_layers);

@@ -12,6 +12,8 @@ typedef struct lu_pipeline {
     const lutra_recipe *recipe;
     const lutra_calibration *calibration; /* NULL: no data */
     lutra_range range;                    /* for passes that name none */
+    const char *act_rule;                 /* of fixed input scales, as act_percentile: */
+    double act_percentile;                /* lutra_quantize_options */
     const char *folder;                   /* where the shards are made */
     lu_journal *journal;
     lu_journal_entry *entries;

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "algo/act_range.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "calib/forecast.h"
@@ -40,9 +41,32 @@ void lutra_quantize_options_init(lutra_quantize_options *o)
 
 /* ---- checks --------------------------------------------------------------------------------- */
 
+/* *data: static scales are wanted, which are found on text. */
+static lutra_status check_activations(const lutra_quantize_options *o, bool *data, lutra_err *err)
+{
+    lu_act_format f = {.bits = 0};
+    lu_act_rule rule;
+    if (o->act_quant)
+        LU_TRY(lu_act_format_parse(o->act_quant, &f, err));
+    if (o->act_rule)
+        LU_TRY(lu_act_rule_parse(o->act_rule, &rule, err));
+    if (o->act_percentile != 0 && !(o->act_percentile > 50 && o->act_percentile <= 100))
+        return lu_fail(err, LUTRA_E_ARG, "percentile is %g, expected above 50 and at most 100",
+                       o->act_percentile);
+    *data = lu_act_is_static(&f);
+    if (*data && !o->recipe)
+        return lu_fail(err, LUTRA_E_ARG,
+                       "fixed activation scales (%.60s) are found block by block: give a recipe, "
+                       "such as the method rtn",
+                       o->act_quant);
+    return LUTRA_OK;
+}
+
 static lutra_status check_options(const lutra_quantize_options *o, lutra_err *err)
 {
+    bool fixed_inputs;
     LU_TRY(lu_format_check(&o->format, err));
+    LU_TRY(check_activations(o, &fixed_inputs, err));
     for (int i = 0; i < o->n_rules; i++) {
         const lutra_status status = lu_format_check(&o->rules[i].format, err);
         if (status != LUTRA_OK)
@@ -55,7 +79,7 @@ static lutra_status check_options(const lutra_quantize_options *o, lutra_err *er
                        o->avg_bits, o->n_candidates);
     for (int i = 0; o->avg_bits != 0 && i < o->n_candidates; i++)
         LU_TRY(lu_format_check(&o->candidates[i], err));
-    if (o->recipe && lutra_recipe_needs_data(o->recipe) &&
+    if (o->recipe && (fixed_inputs || lutra_recipe_needs_data(o->recipe)) &&
         (!o->calibration || !o->calibration->data) && !o->dry_run)
         return lu_fail(err, LUTRA_E_ARG,
                        "the recipe needs calibration data: give a text or JSONL file");
@@ -164,7 +188,12 @@ static uint64_t request_of(const lu_plan *p, const lutra_quantize_options *o, bo
         h = hash(h, spec, strlen(spec) + 1);
         h = hash(h, f->table, sizeof f->table[0] << f->bits);
         h = hash(h, &f->absmax_ref, sizeof f->absmax_ref);
+        lu_act_format_spec(&p->schemes[i].act, spec, sizeof spec);
+        h = hash(h, spec, strlen(spec) + 1);
     }
+    if (o->act_rule)
+        h = hash(h, o->act_rule, strlen(o->act_rule) + 1);
+    h = hash(h, &o->act_percentile, sizeof o->act_percentile);
     const uint8_t range = (uint8_t)o->range;
     h = hash(h, &range, sizeof range);
     h = hash_file(h, in, "config.json", ok);
@@ -311,6 +340,8 @@ static lutra_status fill_folder(lutra_ctx *ctx, lu_gpu *gpu, const lu_plan *p, l
                                                 .recipe = o->recipe,
                                                 .calibration = o->calibration,
                                                 .range = o->range,
+                                                .act_rule = o->act_rule,
+                                                .act_percentile = o->act_percentile,
                                                 .folder = out->partial,
                                                 .journal = &journal,
                                                 .entries = entries},

@@ -80,14 +80,17 @@ static void choose(lu_plan *p, lu_plan_tensor *t, const lutra_quantize_options *
         return;
     }
     /* in the blocks the recipe decides */
-    const int64_t layer = o->recipe ? lu_module_layer(module) : -1;
-    const lu_recipe_pass *rp = layer >= 0 ? lu_recipe_rounds(o->recipe, module, layer) : NULL;
-    if (layer >= 0 && !rp)
+    const int64_t layer = lu_module_layer(module);
+    const bool in_recipe = o->recipe && layer >= 0;
+    const lu_recipe_pass *rp = in_recipe ? lu_recipe_rounds(o->recipe, module, layer) : NULL;
+    if (in_recipe && !rp)
         return;
     lu_scheme s = {.format = rp && rp->has_format ? rp->format : o->format};
     for (int i = 0; i < o->n_rules; i++)
         if (lu_glob_match(o->rules[i].pattern, module))
             s.format = o->rules[i].format;
+    if (layer >= 0)
+        s.act = rp && rp->has_act ? rp->act : p->act;
     if (rp && rp->pass->scheme)
         rp->pass->scheme(rp->settings, &s);
     if (s.outlier_columns)
@@ -99,7 +102,7 @@ static void choose(lu_plan *p, lu_plan_tensor *t, const lutra_quantize_options *
 static size_t most_schemes(const lutra_quantize_options *o)
 {
     const size_t passes = o->recipe ? (size_t)o->recipe->n_passes : 0;
-    return ((size_t)o->n_rules + 1 + passes) * (passes + 1);
+    return ((size_t)o->n_rules + 1 + passes) * (passes + 1) * 2; /* inside and outside of blocks */
 }
 
 /* ---- layout --------------------------------------------------------------------------------- */
@@ -152,6 +155,12 @@ static lutra_status add_tensor(lu_plan *p, lu_plan_tensor *t, lu_st_entry *e, lu
             "tensor '%.200s': group size %lld does not divide its %lld columns: choose another "
             "group size or 'channel', or ignore this module",
             t->in->name, (long long)t->scheme->format.group_size, (long long)v->shape[1]);
+    const lu_act_format *act = &t->scheme->act;
+    if (act->bits && act->scope == LU_ACT_GROUP && v->shape[1] % act->group_size != 0)
+        return lu_fail(err, LUTRA_E_ARG,
+                       "tensor '%.200s': the activations' group size %lld does not divide its %lld "
+                       "columns: choose another group size or 'token'",
+                       t->in->name, (long long)act->group_size, (long long)v->shape[1]);
     lu_plan_module(t, module, sizeof module);
     *n = lu_scheme_tensors(t->scheme, v->shape[0], v->shape[1], t->n_outliers, tensors);
     for (int64_t i = 0; i < *n; i++) {
@@ -229,6 +238,8 @@ lutra_status lu_plan_make(lutra_checkpoint *c, const lutra_quantize_options *o, 
     const size_t count = (size_t)lutra_checkpoint_count(c);
     memset(out, 0, sizeof *out);
     out->range = o->range;
+    if (o->act_quant)
+        LU_TRY(lu_act_format_parse(o->act_quant, &out->act, err));
     out->checkpoint = c;
     out->n_shards = lu_checkpoint_n_shards(c);
     out->tensors = lu_calloc(count, sizeof *out->tensors);

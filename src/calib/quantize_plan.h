@@ -28,6 +28,7 @@ typedef struct lu_plan {
     lu_scheme *schemes; /* distinct */
     int n_schemes;
     lutra_range range;
+    lu_act_format act; /* of modules whose pass says nothing */
     lutra_checkpoint *checkpoint; /* borrowed */
     lu_plan_tensor *tensors;
     int64_t n_tensors;
@@ -41,7 +42,7 @@ typedef struct lu_plan {
         bytes_encoded; /* of tensor data; bytes_encoded: output of encoded ones */
 } lu_plan;
 
-/* E_ARG naming the tensor when the group does not divide its columns. Free with lu_plan_free, also
+/* E_ARG naming the tensor when a group does not divide its columns. Free with lu_plan_free, also
    after a failure. */
 lutra_status lu_plan_make(lutra_checkpoint *c, const lutra_quantize_options *o, lu_plan *out,
                           lutra_err *err);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <yaml.h>
 
+#include "algo/act_range.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/near.h"
@@ -236,11 +237,73 @@ static lutra_status read_range(source *s, const yaml_node_t *n, lutra_range *r, 
     return LUTRA_OK;
 }
 
-typedef enum { KEY_METHOD, KEY_MODULES, KEY_LAYERS, KEY_FORMAT, KEY_RANGE, N_PASS_KEYS } pass_key;
-static const char *const pass_keys[] = {"method", "modules", "layers", "format", "range", NULL};
+static lutra_status read_activations(source *s, const yaml_node_t *n, lu_act_format *f,
+                                     lutra_err *err)
+{
+    const char *text = scalar(s, n, "activations", err);
+    if (!text)
+        return LUTRA_E_ARG;
+    const lutra_status status = lu_act_format_parse(text, f, err);
+    return status == LUTRA_OK ? LUTRA_OK : lu_fail_prefix(err, status, "%s", place(s, n));
+}
 
-typedef enum { KEY_TOP_FORMAT, KEY_TOP_RANGE, KEY_IGNORE, KEY_PASSES, N_TOP_KEYS } top_key;
-static const char *const top_keys[] = {"format", "range", "ignore", "passes", NULL};
+static lutra_status keep_text(const char *text, char **out, lutra_err *err)
+{
+    *out = lu_strdup(text);
+    return *out ? LUTRA_OK : lu_fail_nomem(err, strlen(text));
+}
+
+static lutra_status read_act_range(source *s, const yaml_node_t *n, lutra_recipe *r, lutra_err *err)
+{
+    lu_act_rule rule;
+    const char *text = scalar(s, n, "activation_range", err);
+    if (!text)
+        return LUTRA_E_ARG;
+    const lutra_status status = lu_act_rule_parse(text, &rule, err);
+    return status == LUTRA_OK ? keep_text(text, &r->act_rule, err)
+                              : lu_fail_prefix(err, status, "%s", place(s, n));
+}
+
+static lutra_status read_act_percentile(source *s, const yaml_node_t *n, lutra_recipe *r,
+                                        lutra_err *err)
+{
+    const char *text = scalar(s, n, "activation_percentile", err);
+    if (!text)
+        return LUTRA_E_ARG;
+    if (!parse_number(text, false, &r->act_percentile) ||
+        !(r->act_percentile > 50 && r->act_percentile <= 100))
+        return lu_fail(err, LUTRA_E_ARG,
+                       "%s: activation_percentile is '%.40s', expected above 50 and at most 100",
+                       place(s, n), text);
+    return LUTRA_OK;
+}
+
+typedef enum {
+    KEY_METHOD,
+    KEY_MODULES,
+    KEY_LAYERS,
+    KEY_FORMAT,
+    KEY_RANGE,
+    KEY_ACTIVATIONS,
+    N_PASS_KEYS
+} pass_key;
+static const char *const pass_keys[] = {"method", "modules",     "layers", "format",
+                                        "range",  "activations", NULL};
+
+typedef enum {
+    KEY_TOP_FORMAT,
+    KEY_TOP_RANGE,
+    KEY_TOP_ACTIVATIONS,
+    KEY_ACT_RANGE,
+    KEY_ACT_PERCENTILE,
+    KEY_IGNORE,
+    KEY_PASSES,
+    N_TOP_KEYS
+} top_key;
+static const char *const top_keys[] = {"format",           "range",
+                                       "activations",      "activation_range",
+                                       "activation_percentile", "ignore",
+                                       "passes",           NULL};
 
 static int key_index(const char *const *keys, const char *word)
 {
@@ -261,6 +324,14 @@ static lutra_status pass_value(source *s, lu_recipe_pass *p, pass_key key, const
         return text ? add_layers(place(s, n), text, p, err) : LUTRA_E_ARG;
     case KEY_FORMAT: return read_format(s, n, &p->format, &p->has_format, err);
     case KEY_RANGE: return read_range(s, n, &p->range, &p->has_range, err);
+    case KEY_ACTIVATIONS:
+        if (p->pass->method.kind != LUTRA_METHOD_ROUND)
+            return lu_fail(err, LUTRA_E_ARG,
+                           "%s: activations: %s rounds nothing, put them at the top or with the "
+                           "method that rounds the weights",
+                           place(s, n), p->pass->method.name);
+        p->has_act = true;
+        return read_activations(s, n, &p->act, err);
     default: /* method: read first */ return LUTRA_OK;
     }
 }
@@ -354,6 +425,14 @@ static lutra_status read_passes(source *s, const yaml_node_t *list, lutra_err *e
     return LUTRA_OK;
 }
 
+static lutra_status read_top_activations(source *s, const yaml_node_t *n, lutra_err *err)
+{
+    lu_act_format f;
+    char spec[64];
+    LU_TRY(read_activations(s, n, &f, err));
+    return keep_text(lu_act_format_spec(&f, spec, sizeof spec), &s->recipe->act_quant, err);
+}
+
 static lutra_status read_top(source *s, lutra_err *err)
 {
     lutra_recipe *r = s->recipe;
@@ -369,6 +448,9 @@ static lutra_status read_top(source *s, lutra_err *err)
         switch ((top_key)key_index(top_keys, word)) {
         case KEY_TOP_FORMAT: LU_TRY(read_format(s, value, &r->format, &r->has_format, err)); break;
         case KEY_TOP_RANGE: LU_TRY(read_range(s, value, &r->range, &r->has_range, err)); break;
+        case KEY_TOP_ACTIVATIONS: LU_TRY(read_top_activations(s, value, err)); break;
+        case KEY_ACT_RANGE: LU_TRY(read_act_range(s, value, r, err)); break;
+        case KEY_ACT_PERCENTILE: LU_TRY(read_act_percentile(s, value, r, err)); break;
         case KEY_IGNORE:
             LU_TRY(read_texts(s, value, "ignore", &r->ignore, &r->n_ignore, err));
             r->has_ignore = true;
@@ -509,95 +591,8 @@ void lutra_recipe_free(lutra_recipe *r)
         lu_free(r->passes[i].layers);
     }
     lu_free(r->passes);
+    lu_free(r->act_quant);
+    lu_free(r->act_rule);
     free_texts(r->ignore, r->n_ignore);
     lu_free(r);
-}
-
-/* ---- asking -----------------------------------------------------------------------------------
- */
-
-bool lutra_recipe_needs_data(const lutra_recipe *r)
-{
-    bool needs = false;
-    for (int i = 0; i < r->n_passes; i++)
-        needs |= r->passes[i].pass->needs && r->passes[i].pass->needs(r->passes[i].settings) != 0;
-    return needs;
-}
-
-bool lutra_recipe_format(const lutra_recipe *r, lutra_format *format)
-{
-    if (r->has_format)
-        *format = r->format;
-    return r->has_format;
-}
-
-bool lutra_recipe_range(const lutra_recipe *r, lutra_range *range)
-{
-    if (r->has_range)
-        *range = r->range;
-    return r->has_range;
-}
-
-bool lutra_recipe_ignore(const lutra_recipe *r, const char *const **patterns, int *n)
-{
-    if (r->has_ignore) {
-        *patterns = (const char *const *)r->ignore;
-        *n = r->n_ignore;
-    }
-    return r->has_ignore;
-}
-
-int64_t lu_module_layer(const char *module)
-{
-    static const char prefix[] = "model.layers.";
-    char *end;
-    if (strncmp(module, prefix, sizeof prefix - 1) != 0)
-        return -1;
-    const long long layer = strtoll(module + sizeof prefix - 1, &end, 10);
-    return *end == '.' ? layer : -1;
-}
-
-bool lu_recipe_covers(const lu_recipe_pass *p, const char *module, int64_t layer)
-{
-    bool layers = p->n_layers == 0, modules = p->n_modules == 0;
-    for (int i = 0; i < p->n_layers; i++)
-        layers |= p->layers[i].first <= layer && layer <= p->layers[i].last;
-    for (int i = 0; layers && i < p->n_modules; i++)
-        modules |= lu_glob_match(p->modules[i], module);
-    return layers && modules;
-}
-
-const lu_recipe_pass *lu_recipe_rounds(const lutra_recipe *r, const char *module, int64_t layer)
-{
-    for (int i = 0; i < r->n_passes; i++)
-        if (r->passes[i].pass->method.kind == LUTRA_METHOD_ROUND &&
-            lu_recipe_covers(&r->passes[i], module, layer))
-            return &r->passes[i];
-    return NULL;
-}
-
-static uint64_t mix_format(lu_hash mix, uint64_t h, bool has, const lutra_format *f)
-{
-    char spec[96];
-    h = mix(h, &has, sizeof has);
-    if (!has)
-        return h;
-    lutra_format_spec(f, spec, sizeof spec);
-    return mix(h, spec, strlen(spec) + 1);
-}
-
-uint64_t lu_recipe_hash(const lutra_recipe *r, lu_hash mix, uint64_t h)
-{
-    for (int i = 0; i < r->n_passes; i++) {
-        const lu_recipe_pass *p = &r->passes[i];
-        const uint8_t range = p->has_range ? (uint8_t)(1 + (int)p->range) : 0;
-        h = mix(h, p->pass->method.name, strlen(p->pass->method.name) + 1);
-        h = mix(h, p->settings, p->pass->settings_size);
-        for (int m = 0; m < p->n_modules; m++)
-            h = mix(h, p->modules[m], strlen(p->modules[m]) + 1);
-        h = mix(h, p->layers, (size_t)p->n_layers * sizeof *p->layers);
-        h = mix_format(mix, h, p->has_format, &p->format);
-        h = mix(h, &range, sizeof range);
-    }
-    return h;
 }

@@ -17,15 +17,18 @@ typedef struct lu_recipe_pass {
     int n_modules;
     lu_layer_range *layers; /* n_layers = 0: all */
     int n_layers;
-    bool has_format, has_range;
+    bool has_format, has_range, has_act;
     lutra_format format;
     lutra_range range;
+    lu_act_format act; /* of rounding passes: how the inputs of their linears are rounded */
 } lu_recipe_pass;
 
 struct lutra_recipe {
     bool has_format, has_range, has_ignore;
     lutra_format format;
     lutra_range range;
+    char *act_quant, *act_rule; /* NULL: nothing is said */
+    double act_percentile;      /* 0: nothing is said */
     char **ignore;
     int n_ignore;
     lu_recipe_pass *passes;

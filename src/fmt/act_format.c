@@ -122,6 +122,12 @@ const char *lu_act_format_spec(const lu_act_format *f, char *buf, size_t size)
     return buf;
 }
 
+bool lu_act_format_same(const lu_act_format *a, const lu_act_format *b)
+{
+    return a->bits == b->bits && a->scope == b->scope && a->group_size == b->group_size &&
+           a->zero_point == b->zero_point;
+}
+
 void lu_act_params(const lu_act_format *f, float lo, float hi, float *scale, int *zero)
 {
     const double levels = f->zero_point ? (1 << f->bits) - 1 : (1 << (f->bits - 1)) - 1;

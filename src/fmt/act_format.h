@@ -42,6 +42,14 @@ lutra_status lu_act_format_parse(const char *spec, lu_act_format *out, lutra_err
 /* The canonical spec, e.g. "int8:token", "int4:g128:asym", "none". Returns buf. */
 const char *lu_act_format_spec(const lu_act_format *f, char *buf, size_t size);
 
+/* Whether the scale is fixed: found beforehand, on sample text. */
+static inline bool lu_act_is_static(const lu_act_format *f)
+{
+    return f->bits != 0 && f->scope == LU_ACT_TENSOR;
+}
+
+bool lu_act_format_same(const lu_act_format *a, const lu_act_format *b);
+
 /* Codes that the format uses. */
 static inline int lu_act_lowest(const lu_act_format *f)
 {

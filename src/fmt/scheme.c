@@ -3,19 +3,13 @@
 
 #include <string.h>
 
-static bool same_act(const lu_act_format *a, const lu_act_format *b)
-{
-    return a->bits == b->bits && a->scope == b->scope && a->group_size == b->group_size &&
-           a->zero_point == b->zero_point;
-}
-
 lutra_status lu_scheme_check(const lu_scheme *s, lutra_err *err)
 {
     LU_TRY(lu_format_check(&s->format, err));
     char spec[64];
     lu_act_format parsed;
     LU_TRY(lu_act_format_parse(lu_act_format_spec(&s->act, spec, sizeof spec), &parsed, err));
-    if (!same_act(&s->act, &parsed))
+    if (!lu_act_format_same(&s->act, &parsed))
         return lu_fail(err, LUTRA_E_ARG, "activation format that no spec names, near %s", spec);
     if (s->column_groups && s->format.group_size == 0)
         return lu_fail(err, LUTRA_E_ARG, "g_idx needs a group size, the whole row is one group");
@@ -34,7 +28,7 @@ static bool same_format(const lutra_format *a, const lutra_format *b)
 bool lu_scheme_equal(const lu_scheme *a, const lu_scheme *b)
 {
     return same_format(&a->format, &b->format) && a->column_groups == b->column_groups &&
-           a->outlier_columns == b->outlier_columns && same_act(&a->act, &b->act);
+           a->outlier_columns == b->outlier_columns && lu_act_format_same(&a->act, &b->act);
 }
 
 const char *lu_tensor_suffix(lu_tensor_kind kind)
@@ -63,7 +57,7 @@ int lu_scheme_tensors(const lu_scheme *s, int64_t n, int64_t k, int64_t n_outlie
 {
     const lutra_format *f = &s->format;
     const int64_t groups = lutra_format_groups(f, k);
-    const bool tensor = s->act.bits && s->act.scope == LU_ACT_TENSOR;
+    const bool tensor = lu_act_is_static(&s->act);
     const struct {
         bool present;
         lu_tensor_info info;

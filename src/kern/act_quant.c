@@ -6,9 +6,7 @@
 
 bool lu_act_same(const lu_act_quant *a, const lu_act_quant *b)
 {
-    return a->format.bits == b->format.bits && a->format.scope == b->format.scope &&
-           a->format.group_size == b->format.group_size &&
-           a->format.zero_point == b->format.zero_point &&
+    return lu_act_format_same(&a->format, &b->format) &&
            (a->format.scope != LU_ACT_TENSOR || (a->scale == b->scale && a->zero == b->zero));
 }
 

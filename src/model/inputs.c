@@ -68,18 +68,27 @@ static lutra_status read_static(const lutra_model *m, const char *module, lu_act
 static lutra_status round_module(void *arg, int64_t layer, lu_module *module, lutra_err *err)
 {
     const rounding *r = arg;
-    const lu_act_format *f = r->format;
+    const lu_act_format *f = r->format, said = module->input.format;
     char name[NAME_BYTES];
-    if (!lu_module_is_rounded(r->model, layer, module))
+    module->input = (lu_act_quant){.zero = 0};
+    if (!f->bits || !lu_module_is_rounded(r->model, layer, module))
         return LUTRA_OK;
     snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s", layer, module->site);
+    if (lu_act_is_static(f) && lu_act_is_static(&said) && !lu_act_format_same(f, &said)) {
+        char own[64];
+        return lu_fail(err, LUTRA_E_ARG,
+                       "%s: %s.input_scale belongs to the activation format %s: take that one, a "
+                       "scale per token, or calibrate the model on sample text",
+                       lu_checkpoint_path(r->model->files), name,
+                       lu_act_format_spec(&said, own, sizeof own));
+    }
     if (f->scope == LU_ACT_GROUP && module->weight.k % f->group_size != 0)
         return lu_fail(err, LUTRA_E_ARG,
                        "%s has %" PRId64 " columns, which the activations' group size %" PRId64
                        " does not divide",
                        name, module->weight.k, f->group_size);
     lu_act_quant q = {.format = *f};
-    if (f->scope == LU_ACT_TENSOR)
+    if (lu_act_is_static(f))
         LU_TRY(read_static(r->model, name, &q, err));
     module->input = q;
     return LUTRA_OK;
@@ -88,6 +97,6 @@ static lutra_status round_module(void *arg, int64_t layer, lu_module *module, lu
 lutra_status lu_model_round_inputs(lutra_model *m, const lu_act_format *f, lutra_err *err)
 {
     rounding r = {.model = m, .format = f};
-    m->rounds_inputs = true;
+    m->rounds_inputs = f->bits != 0;
     return lu_model_each_module(m, round_module, &r, err);
 }

@@ -192,6 +192,7 @@ lutra_status lu_module_set(lutra_model *m, lu_module *module, const float *w, lu
 typedef struct {
     lutra_dtype act;
     bool bare;            /* weights come later, layer by layer */
+    bool given_inputs;    /* else inputs are rounded as the checkpoint says */
     lu_act_format inputs; /* bits 0: not rounded */
     lu_kv_kind kv;
     int gpu;              /* its number; -1 = on the CPU */
@@ -204,7 +205,7 @@ static lutra_status open_into(lutra_model *m, const char *path, const opening *o
     LU_TRY(lu_checkpoint_open(path, &m->files, err));
     LU_TRY(read_config(m, err));
     LU_TRY(lu_model_bind(m, err));
-    if (o->inputs.bits)
+    if (o->given_inputs)
         LU_TRY(lu_model_round_inputs(m, &o->inputs, err));
     if (o->gpu >= 0)
         return lu_gpu_model_load(m, o->gpu, err);
@@ -247,6 +248,7 @@ lutra_status lutra_model_open(lutra_ctx *ctx, const char *path, const lutra_mode
     if (o.dtype != LUTRA_BF16 && o.dtype != (gpu ? LUTRA_F16 : LUTRA_F32))
         return lu_fail(err, LUTRA_E_ARG, "model dtype is %s, expected BF16 or %s on the %s",
                        lutra_dtype_name(o.dtype), gpu ? "F16" : "F32", gpu ? "GPU" : "CPU");
+    how.given_inputs = o.act_quant != NULL;
     if (o.act_quant)
         LU_TRY(lu_act_format_parse(o.act_quant, &how.inputs, err));
     how.kv = o.dtype == LUTRA_F32 ? LU_KV_F32 : LU_KV_BF16;

@@ -69,9 +69,10 @@ lutra_status lu_model_each_module(lutra_model *m, lu_module_visit visit, void *a
    opened before must be closed first. */
 lutra_status lu_model_repack(lutra_model *m, lutra_err *err);
 
-/* inputs.c: rounds the inputs of all linears of the blocks but the routers. For static formats the
-   scales come from the checkpoint's tensors M.input_scale and M.input_zero; E_ARG if one is missing
-   or the group size does not divide a linear's columns. To be followed by packing. */
+/* inputs.c: rounds the inputs of all linears of the blocks but the routers as f says, and no others,
+   whatever the checkpoint says; bits 0: none. For static formats the scales come from the
+   checkpoint's tensors M.input_scale and M.input_zero; E_ARG if one is missing or belongs to another
+   format, or if the group size does not divide a linear's columns. To be followed by packing. */
 lutra_status lu_model_round_inputs(lutra_model *m, const lu_act_format *f, lutra_err *err);
 
 /* Whether a module is a linear whose input a format for the whole model rounds. */
