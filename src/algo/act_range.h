@@ -2,15 +2,17 @@
 
    An observer sees samples, say one window of text each, and then gives one scale and zero point
    for all. The rules, for a tensor as a whole:
+
      minmax      the mean over samples of each sample's smallest and of its largest value
      moving      the same, a running mean: m += 0.01 (sample - m), begun by the first sample
      mse         of the ranges p * [lo, hi], p = 1, 0.99 ... 0.2, the one with the smallest expected
                  squared error, rounding and clipping together, over a histogram of all values
-     percentile  the range that leaves (100 - percentile) % of all values outside: of magnitudes where
-                 symmetric, half at each end where not
-   The histogram has between 2048 and 4096 bins over the span of the values seen; where a value falls
-   outside, neighbouring bins are merged, so nothing is resampled and the order of samples does not
-   matter. Values within a bin count as its centre. */
+     percentile  the range that leaves (100 - percentile) % of all values outside: of magnitudes
+                 where symmetric, half at each end where not
+
+   The histogram has between 2048 and 4096 bins over the span of the values seen; where a value
+   falls outside, neighbouring bins are merged, so nothing is resampled and the order of samples
+   does not matter. Values within a bin count as its centre. */
 #ifndef LU_ALGO_ACT_RANGE_H
 #define LU_ALGO_ACT_RANGE_H
 
@@ -33,11 +35,11 @@ lutra_status lu_act_rule_parse(const char *name, lu_act_rule *out, lutra_err *er
 typedef struct lu_act_observer {
     lu_act_rule rule;
     int64_t n_samples, n_values;
-    double lo, hi;         /* mean or running mean of the samples' ends */
-    float lowest, highest; /* of all values */
+    double lo, hi;              /* mean or running mean of the samples' ends */
+    float lowest, highest;      /* of all values */
     float sample_lo, sample_hi; /* of the sample that is being seen */
     int64_t sample_values;
-    double edge;           /* the histogram spans [-edge, edge); 0 while empty */
+    double edge; /* the histogram spans [-edge, edge); 0 while empty */
     int64_t bins[LU_ACT_BINS];
 } lu_act_observer;
 

@@ -93,8 +93,8 @@ lutra_status lu_input_ranges_settle(lu_input_ranges *r, lutra_err *err)
 {
     float widest_lo = 0, widest_hi = 0;
     if (r->bad)
-        return lu_fail(err, LUTRA_E_FORMAT,
-                       "%s: its inputs are not finite on the calibration text", r->bad->name);
+        return lu_fail(err, LUTRA_E_FORMAT, "%s: its inputs are not finite on the calibration text",
+                       r->bad->name);
     for (int i = 0; i < r->view->n_linears; i++) {
         const lu_act_observer *o = r->of[i];
         widest_lo = o && o->lowest < widest_lo ? o->lowest : widest_lo;

@@ -1,7 +1,8 @@
 /* input_ranges.h - the fixed input scales of one layer's linears (activations per tensor), found
    while the calibration rows walk through it. A sample of the rule (algo/act_range.h) is a
-   calibration sample; of an expert, what was routed to it from one batch. Columns that a linear keeps
-   in fp16 are not rounded and do not count, unless the walk comes before rounding chose them. */
+   calibration sample; of an expert, what was routed to it from one batch. Columns that a linear
+   keeps in fp16 are not rounded and do not count, unless the walk comes before rounding chose them.
+ */
 #ifndef LU_CALIB_INPUT_RANGES_H
 #define LU_CALIB_INPUT_RANGES_H
 
@@ -30,8 +31,8 @@ void lu_input_ranges_close(lu_input_ranges *r);
 void lu_input_ranges_tap(void *user, int64_t layer, const char *site, const float *x, int64_t rows,
                          int64_t cols);
 
-/* Sets input_scale and input_zero of the linears' codes. A linear that saw no row (an expert without
-   tokens) gets the widest range of the layer. E_FORMAT if an input was not finite. */
+/* Sets input_scale and input_zero of the linears' codes. A linear that saw no row (an expert
+   without tokens) gets the widest range of the layer. E_FORMAT if an input was not finite. */
 lutra_status lu_input_ranges_settle(lu_input_ranges *r, lutra_err *err);
 
 #endif

@@ -300,10 +300,9 @@ typedef enum {
     KEY_PASSES,
     N_TOP_KEYS
 } top_key;
-static const char *const top_keys[] = {"format",           "range",
-                                       "activations",      "activation_range",
-                                       "activation_percentile", "ignore",
-                                       "passes",           NULL};
+static const char *const top_keys[] = {
+    "format", "range",  "activations", "activation_range", "activation_percentile",
+    "ignore", "passes", NULL};
 
 static int key_index(const char *const *keys, const char *word)
 {

@@ -51,6 +51,36 @@ static void passes_have_settings_and_targets(void **state)
     lutra_recipe_free(r);
 }
 
+static void inputs_have_a_say(void **state)
+{
+    (void)state;
+    const char *spec = "", *rule = "";
+    double percentile = 0;
+    lutra_recipe *r = parse("activations: int8\n"
+                            "activation_range: percentile\n"
+                            "activation_percentile: 99.5\n"
+                            "passes: [{method: rtn}]\n");
+    assert_true(lutra_recipe_activations(r, &spec));
+    assert_string_equal(spec, "int8:token");
+    assert_true(lutra_recipe_activation_range(r, &rule));
+    assert_string_equal(rule, "percentile");
+    assert_true(lutra_recipe_activation_percentile(r, &percentile) && percentile == 99.5);
+    assert_false(lutra_recipe_needs_data(r)); /* each row has its own scale */
+    lutra_recipe_free(r);
+    r = parse("passes: [{method: rtn, activations: int8:tensor:asym}, {method: rtn}]\n");
+    assert_false(lutra_recipe_activations(r, &spec) || lutra_recipe_activation_range(r, &rule) ||
+                 lutra_recipe_activation_percentile(r, &percentile));
+    assert_true(r->passes[0].has_act && r->passes[0].act.zero_point);
+    assert_false(r->passes[1].has_act);
+    assert_true(lutra_recipe_needs_data(r)); /* for the fixed scale */
+    lutra_recipe_free(r);
+    r = parse("activations: none\npasses: [{method: rtn}]\n");
+    assert_true(lutra_recipe_activations(r, &spec));
+    assert_string_equal(spec, "none");
+    assert_false(lutra_recipe_needs_data(r));
+    lutra_recipe_free(r);
+}
+
 static void methods_alone_are_recipes(void **state)
 {
     (void)state;
@@ -111,6 +141,13 @@ static void slips_are_named_with_their_line(void **state)
         {"range: max\npasses: [{method: rtn}]\n", LUTRA_E_ARG, "expected minmax or mse"},
         {"passes: [{method: rtn}]\nignore: {a: b}\n", LUTRA_E_ARG, "ignore is not a single value"},
         {"passes: [{method: \"rtn\\0x\"}]\n", LUTRA_E_ARG, "not a single value"},
+        {"activations: int9\npasses: [{method: rtn}]\n", LUTRA_E_ARG, "r.yaml:1: activation format"},
+        {"passes: [{method: rtn, activations: [int8]}]\n", LUTRA_E_ARG, "not a single value"},
+        {"passes:\n - method: awq\n   activations: int8\n", LUTRA_E_ARG, "r.yaml:3: activations: awq"},
+        {"activation_range: mime\npasses: [{method: rtn}]\n", LUTRA_E_ARG, "r.yaml:1: unknown range rule"},
+        {"activation_percentile: 50\npasses: [{method: rtn}]\n", LUTRA_E_ARG, "'50', expected above 50"},
+        {"activation_percentile: nan\npasses: [{method: rtn}]\n", LUTRA_E_ARG, "'nan', expected above"},
+        {"activation: int8\npasses: [{method: rtn}]\n", LUTRA_E_ARG, "did you mean activations"},
         {"? [a]\n: b\n", LUTRA_E_ARG, "a key is not a single value"},
         {"a: &x [*x]\n", LUTRA_E_ARG, "unknown key 'a'"},
     };
@@ -201,6 +238,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(passes_have_settings_and_targets),
+        cmocka_unit_test(inputs_have_a_say),
         cmocka_unit_test(methods_alone_are_recipes),
         cmocka_unit_test(slips_are_named_with_their_line),
         cmocka_unit_test(transforms_after_rounding_are_refused),
