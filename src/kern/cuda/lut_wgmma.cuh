@@ -39,8 +39,8 @@ struct lut_wgmma_args {
 /* Registers per thread of the C multiplying warpgroups and of the one that fetches: with the number
    the launch gives all of them they fill the register file. */
 template <int C> struct lut_wgmma_registers {
-    static const int multiply = C == 2 ? 232 : C == 3 ? 160 : 112;
-    static const int fetch = C == 2 ? 40 : 32;
+    static const int multiply = C == 2 ? 240 : C == 3 ? 160 : 112;
+    static const int fetch = C == 2 ? 24 : 32;
 };
 
 template <int N> struct lut_number {
@@ -524,7 +524,8 @@ static int lut_wgmma_start(const lut_wgmma_args &a, const CUtensorMap &map, cons
     do(3, 128, 64, 2, 1, 0)                                                                        \
     do(4, 256, 64, 2, 0, 1)                                                                        \
     do(5, 128, 64, 3, 0, 0)                                                                        \
-    do(6, 32, 32, 2, 0, 0)
+    do(6, 32, 32, 2, 0, 0)                                                                         \
+    do(7, 256, 64, 2, 1, 0)
 
 template <int B, bool BF16, int NT, int NP, int C, int AHEAD, bool GENERAL>
 static int lut_wgmma_pick(const lut_wgmma_args &a, const CUtensorMap &map, int parts, const cudaLaunchConfig_t *config)

@@ -123,7 +123,7 @@ static int clusters_of(const lu_cuda_device *dev, int splits)
    than two blocks to a tile never were the fastest. */
 static const struct {
     double tile, brick;
-} costs[] = {{2.9, 0.87}, {2.92, 1.05}, {1.64, 0.77}, {2.92, 1.05}, {3.58, 1.63}, {1.23, 1.36}, {0.71, 0.66}};
+} costs[] = {{2.9, 0.87}, {2.92, 1.05}, {1.64, 0.77}, {2.92, 1.05}, {3.58, 1.63}, {1.23, 1.36}, {0.71, 0.66}, {3.4, 1.57}};
 static const double split_us = 0.4;
 
 bool lut_wgmma_choose(const lu_cuda_device *dev, const lut_shape *s, const lu_cuda_lut *w,
