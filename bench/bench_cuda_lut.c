@@ -166,6 +166,25 @@ static void part_pack(const char *part)
     }
 }
 
+static void part_unpack(const char *part)
+{
+    static const int64_t groups[] = {64, 128};
+    for (int bits = 2; bits <= 4; bits++)
+        for (int g = 0; g < 2; g++) {
+            double us = 0, bytes = 0;
+            for (int i = 0; i < 4; i++) {
+                const layer *l = &blocks[0].layers[i];
+                cb_weights w;
+                cb_weights_open(&w, l->n, l->k, bits, groups[g], 0);
+                us += cb_time_unpack(&w);
+                bytes += (double)w.bytes + 2 * (double)(l->n * l->k);
+                cb_weights_close(&w);
+            }
+            printf("%s: 8B, %d bits, groups of %d: %.1f us, %.0f GB/s read and written\n", part,
+                   bits, (int)groups[g], us, bytes / us * 1e-3);
+        }
+}
+
 static void part_quick(const char *part)
 {
     for (int bits = 4; bits >= 2; bits--)
@@ -186,6 +205,7 @@ static const struct {
     {"shapes", "matrices that no model has", part_shapes, 1, 5},
     {"dense", "cuBLAS fp16", part_dense, 1, 12},
     {"pack", "from the checkpoint's layout to the kernels'", part_pack, 1, 1},
+    {"unpack", "from the kernels' layout to dense rows", part_unpack, 1, 2},
 };
 enum { PARTS = sizeof parts / sizeof *parts };
 

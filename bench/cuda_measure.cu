@@ -209,6 +209,21 @@ double cb_time_read(const lu_cuda_device *dev, const cb_weights *w)
     return us;
 }
 
+static void launch_unpack(void *job, int i, cudaStream_t stream)
+{
+    const read_job *j = (const read_job *)job;
+    CB_TRY(lu_cuda_lut_unpack(&j->w->luts[i % j->w->copies], 0, j->w->n, (uint16_t *)j->out, stream));
+}
+
+double cb_time_unpack(const cb_weights *w)
+{
+    read_job j = {w, 0, NULL};
+    CB_TRY(cudaMalloc((void **)&j.out, (size_t)(w->n * w->k) * 2));
+    const double us = time_graph(launch_unpack, &j, w->copies);
+    cudaFree(j.out);
+    return us;
+}
+
 struct dense_job {
     cublasHandle_t blas;
     char *w;

@@ -38,6 +38,7 @@ typedef int cb_product(const lu_cuda_device *dev, const lu_cuda_lut *w,
 double cb_time_product(cb_product *f, const lu_cuda_device *dev, const cb_weights *w, int64_t m,
                        int overlap);
 double cb_time_read(const lu_cuda_device *dev, const cb_weights *w); /* reads the same bytes */
+double cb_time_unpack(const cb_weights *w);                          /* to a dense copy */
 double cb_time_cublas(int64_t n, int64_t k, int64_t m, int bf16);    /* dense, 16 bits */
 double cb_matmul_tflops(void);                                       /* cuBLAS fp16, 8192 cubed */
 

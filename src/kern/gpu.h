@@ -54,6 +54,9 @@ typedef struct lu_gpu_dense {
        lu_cuda_lut *out, void *stream))                                                            \
     X(lut_matmul, int,                                                                             \
       (const lu_cuda_device *chip, const lu_cuda_lut *w, const lu_cuda_lut_call *call))            \
+    X(lut_unpack, int,                                                                             \
+      (const lu_cuda_lut *w, int64_t first_row, int64_t rows, uint16_t *out, void *stream))        \
+    X(lut_dense_from, int64_t, (const lu_cuda_device *chip, const lu_cuda_lut *w))                 \
     X(embed, int, (const lu_cuda_embed_args *a))                                                   \
     X(seam, int, (const lu_cuda_seam_args *a))                                                     \
     X(rope_store, int, (const lu_cuda_rope_args *a))                                               \

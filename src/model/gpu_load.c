@@ -16,6 +16,7 @@
 /* Left alone when deciding whether a model fits: contexts of the driver and cuBLASLt. */
 #define SPARE_BYTES ((size_t)256 << 20)
 #define EXPAND_ROWS 64 /* rows of codes made dense at a time */
+#define MOST_UNPACKED (64 << 20) /* values */
 
 typedef struct {
     lutra_model *m;
@@ -24,6 +25,7 @@ typedef struct {
     size_t used;      /* of the arena */
     uint8_t *raw;     /* canonical codes, scales and zero points of one part */
     size_t raw_bytes; /* the largest that is needed */
+    int64_t most_values, most_columns; /* of a coded part */
     int64_t per_token;
     lu_gpu_upload upload;
 } loader;
@@ -125,6 +127,10 @@ static lutra_status load_coded(loader *l, lu_module *const *modules, int n, lu_g
     if (raw.bytes > l->raw_bytes)
         l->raw_bytes = raw.bytes;
     l->per_token += (int64_t)bytes;
+    if (part->n * w->k > l->most_values)
+        l->most_values = part->n * w->k;
+    if (w->k > l->most_columns)
+        l->most_columns = w->k;
     if (!l->filling)
         return LUTRA_OK;
     float table[256];
@@ -247,6 +253,17 @@ static lutra_status load_stack(loader *l, int64_t layer, lu_module *const *modul
     return LUTRA_OK;
 }
 
+/* Room for half of the largest part: a copy is used up right away, so larger pieces win nothing. */
+static void load_unpacked(loader *l)
+{
+    const int64_t strip = LU_GPU_STRIP * l->most_columns;
+    int64_t room = l->most_values / 2 < MOST_UNPACKED ? l->most_values / 2 : MOST_UNPACKED;
+    if (room < strip)
+        room = strip;
+    l->g->unpacked = carve(l, (size_t)room * 2);
+    l->g->unpacked_room = room;
+}
+
 /* --- the walk --------------------------------------------------------------------------------- */
 
 static lutra_status load_vector(loader *l, const float *v, int64_t n, float **out, lutra_err *err)
@@ -328,7 +345,9 @@ static lutra_status walk(loader *l, lutra_err *err)
     for (int64_t i = 0; i < l->m->config.n_layers; i++)
         LU_TRY(load_layer(l, i, err));
     LU_TRY(load_vector(l, l->m->final_norm, l->m->config.hidden_size, &l->g->final_norm, err));
-    return load_lm_head(l, err);
+    LU_TRY(load_lm_head(l, err));
+    load_unpacked(l);
+    return LUTRA_OK;
 }
 
 /* --- memory ----------------------------------------------------------------------------------- */

@@ -11,6 +11,7 @@
 #include "model/slots.h"
 
 #define LU_GPU_PAGE_TOKENS 64
+#define LU_GPU_STRIP 16 /* rows that lut_unpack does not divide */
 
 /* Rows [row, row + n) of a stack of linears: compressed, or dense in the activation type. */
 typedef struct lu_gpu_part {
@@ -65,6 +66,8 @@ typedef struct lu_gpu_model {
     float *final_norm;
     lu_gpu_linear lm_head;
     lu_gpu_layer *layers;
+    uint16_t *unpacked; /* room for coded weights made dense, for products of many tokens */
+    int64_t unpacked_room; /* values */
     lu_gpu_pool pool;
     int64_t generation; /* grows when memory that recorded passes know moves: they are then void */
 } lu_gpu_model;

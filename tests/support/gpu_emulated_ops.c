@@ -83,6 +83,38 @@ int emulated_lut_matmul(const lu_cuda_device *chip, const lu_cuda_lut *w, const 
     return gpu_emulated_queue(run_lut, &a, sizeof a);
 }
 
+typedef struct {
+    lu_cuda_lut w;
+    int64_t first_row, rows;
+    uint16_t *out;
+} unpack_args;
+
+static int run_unpack(const void *args)
+{
+    const unpack_args *a = args;
+    const float *w = (const float *)(const void *)a->w.words + a->first_row * a->w.k;
+    for (int64_t i = 0; i < a->rows * a->w.k; i++)
+        store(a->out, i, a->w.bf16, w[i]);
+    return 0;
+}
+
+int emulated_lut_unpack(const lu_cuda_lut *w, int64_t first_row, int64_t rows, uint16_t *out,
+                        void *stream)
+{
+    const unpack_args a = {*w, first_row, rows, out};
+    (void)stream;
+    if (first_row % 16 || first_row + rows > w->n || w->k % 8)
+        return LU_CUDA_E_SHAPE;
+    return gpu_emulated_queue(run_unpack, &a, sizeof a);
+}
+
+/* Low, so that the tests' few tokens go both ways. */
+int64_t emulated_lut_dense_from(const lu_cuda_device *chip, const lu_cuda_lut *w)
+{
+    (void)chip;
+    return w->k % 8 ? INT64_MAX : 16;
+}
+
 static int run_dense(const void *args)
 {
     const lu_gpu_dense *a = args;

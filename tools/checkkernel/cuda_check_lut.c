@@ -195,6 +195,59 @@ static void check_case(cc *t, lut_case c)
     close_case(t, &o);
 }
 
+/* The dense copy of all rows, made in two pieces: bit for bit. */
+static void check_copy(cc *t, lut_case c, int fault)
+{
+    operands o;
+    open_case(t, &o, &c);
+    const size_t bytes = (size_t)(c.n * c.k) * 2;
+    const int64_t cut = c.n / 32 * 16;
+    uint16_t *out = cc_output(t, bytes), *host = cc_host(bytes);
+    if (fault) {
+        cc_status(t, cudaMemset(o.lut.scales, 0x31, 2));
+        cc_plant(t);
+    }
+    cc_status(t, lu_cuda_lut_unpack(&o.lut, 0, cut, out, NULL));
+    cc_status(t, lu_cuda_lut_unpack(&o.lut, cut, c.n - cut, out + cut * c.k, NULL));
+    cc_fetch(t, out, host, bytes);
+    for (int64_t i = 0, bad = 0; i < c.n * c.k && !bad; i++) {
+        const int64_t g = i / c.k * o.groups + i % c.k / o.c.group;
+        const float zero = c.zeros ? cc_act_value(cc_to_act(o.table[o.zeros[g]], 0), 0) : 0;
+        const float value =
+            cc_act_value(cc_to_act(o.table[code_at(&o, i / c.k, i % c.k)], c.bf16), c.bf16);
+        const uint16_t expected = cc_to_act(cc_act_value(o.scales[g], 0) * (value - zero), c.bf16);
+        bad = host[i] != expected;
+        if (bad)
+            cc_fail(t, "unpacked: row %lld column %lld is %04x, expected %04x",
+                    (long long)(i / c.k), (long long)(i % c.k), host[i], expected);
+    }
+    if (fault)
+        cc_planted(t, "a scale");
+    free(host);
+    close_case(t, &o);
+}
+
+static void check_copies(cc *t)
+{
+    static const int64_t shapes[][2] = {{1, 32},   {37, 64},    {64, 336},  {65, 128},
+                                        {130, 96}, {257, 1024}, {33, 4128}, {300, 512}};
+    static const int64_t groups[] = {32, 64, 128, 256, 0, 48, 7};
+    for (int bits = 2; bits <= 8; bits++)
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+            for (size_t g = 0; g < sizeof groups / sizeof *groups; g++)
+                for (int kind = 0; kind < 4; kind++)
+                    if (!groups[g] || shapes[s][1] % groups[g] == 0)
+                        check_copy(t,
+                                   (lut_case){.n = shapes[s][0],
+                                              .k = shapes[s][1],
+                                              .group = groups[g],
+                                              .bits = bits,
+                                              .zeros = kind & 1,
+                                              .bf16 = kind >> 1},
+                                   0);
+    check_copy(t, (lut_case){.n = 257, .k = 1024, .group = 128, .bits = 4}, 1);
+}
+
 static const int64_t token_counts[] = {1,  2,  3,  4,   5,   6,   7,   8,   9,   10,
                                        11, 12, 13, 14,  15,  16,  17,  31,  32,  33,
                                        63, 64, 65, 127, 128, 129, 255, 256, 257, 1000};
@@ -337,8 +390,7 @@ static void check_faults(cc *t)
 }
 
 const cc_op cc_lut_ops[] = {
-    {"lut formats", check_formats}, {"lut tokens", check_tokens},
-    {"lut one-hot", check_one_hot}, {"lut awkward", check_awkward},
-    {"lut layers", check_layers},   {"lut repeats", check_repeats},
-    {"lut faults", check_faults},   {NULL, NULL},
+    {"lut formats", check_formats}, {"lut tokens", check_tokens}, {"lut one-hot", check_one_hot},
+    {"lut awkward", check_awkward}, {"lut layers", check_layers}, {"lut repeats", check_repeats},
+    {"lut faults", check_faults},   {"lut unpack", check_copies}, {NULL, NULL},
 };

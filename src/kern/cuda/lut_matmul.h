@@ -68,6 +68,14 @@ int lu_cuda_lut_pack(int64_t n, int64_t k, int bits, int64_t group_size, const u
 
 int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu_cuda_lut_call *call);
 
+/* out[r][c] = scale * (T[q] - zero) of rows first_row + r, rounded to the activation type, dense rows
+   of k: device, on 16 bytes. first_row: a multiple of 16; k: a multiple of 8. */
+int lu_cuda_lut_unpack(const lu_cuda_lut *w, int64_t first_row, int64_t rows, uint16_t *out, void *stream);
+
+/* From how many tokens unpacking, and a dense product on the copy, is faster than lu_cuda_lut_matmul;
+   INT64_MAX: never, or w cannot be unpacked. */
+int64_t lu_cuda_lut_dense_from(const lu_cuda_device *dev, const lu_cuda_lut *w);
+
 #ifdef __cplusplus
 }
 #endif
