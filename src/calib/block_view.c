@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/mem.h"
 
 /* ---- linears ----------------------------------------------------------------------------------
@@ -254,6 +255,10 @@ lutra_status lu_view_fetch(lu_view *v, lu_view_linear *l, lutra_err *err)
     if (!l->face.w)
         return lu_fail_nomem(err, (size_t)(l->face.n * l->face.k) * sizeof(float));
     lu_pool_for(v->block.ctx->pool, l->face.n, 16, fetch_rows, l);
+    if (!l->face.codes.codes) { /* the copy stands for the mapped pages */
+        const lu_weight *from = &l->module->weight;
+        lu_map_release(from->data, (size_t)from->n * lu_weight_row_bytes(from));
+    }
     return LUTRA_OK;
 }
 

@@ -54,6 +54,13 @@ typedef struct lu_weight {
     const void *outlier_weights; /* fp16 [n][n_outliers] */
 } lu_weight; /* pointers into a mapped file: at any byte */
 
+/* Of data. */
+static inline size_t lu_weight_row_bytes(const lu_weight *w)
+{
+    return w->dtype == LUTRA_DTYPE_NONE ? ((size_t)w->k * (size_t)w->bits + 7) / 8
+                                        : (size_t)w->k * lutra_dtype_bytes(w->dtype);
+}
+
 typedef struct lu_linear_variant lu_linear_variant;
 
 typedef struct lu_linear {

@@ -77,12 +77,6 @@ static bool same_format(const lu_weight *a, const lu_weight *b)
 
 /* --- the parts of a stack --------------------------------------------------------------------- */
 
-static size_t row_bytes(const lu_weight *w)
-{
-    return w->dtype == LUTRA_DTYPE_NONE ? ((size_t)w->k * (size_t)w->bits + 7) / 8
-                       : (size_t)w->k * lutra_dtype_bytes(w->dtype);
-}
-
 /* Codes, scales and zero points of rows [0, n) of a part, one after the other in scratch. */
 typedef struct {
     uint8_t *codes, *zeros;
@@ -93,7 +87,7 @@ typedef struct {
 static raw_part lay_raw(uint8_t *base, const lu_weight *w, int64_t n)
 {
     const size_t groups = (size_t)(w->k / group_of(w)), rows = (size_t)n;
-    const size_t codes = (rows * row_bytes(w) + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
+    const size_t codes = (rows * lu_weight_row_bytes(w) + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
     const size_t scales = (rows * groups * 2 + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
     raw_part r = {.bytes = codes + scales + (w->zeros ? rows * groups : 0)};
     if (base) {
@@ -107,7 +101,7 @@ static raw_part lay_raw(uint8_t *base, const lu_weight *w, int64_t n)
 static lutra_status put_codes(loader *l, const raw_part *r, const lu_weight *w, int64_t row,
                               lutra_err *err)
 {
-    const int64_t groups = w->k / group_of(w), stride = (int64_t)row_bytes(w);
+    const int64_t groups = w->k / group_of(w), stride = (int64_t)lu_weight_row_bytes(w);
     LU_TRY(put(l, r->codes + row * stride, LUTRA_U8, w->data, LUTRA_U8, w->n * stride, err));
     LU_TRY(
         put(l, r->scales + row * groups, LUTRA_F16, w->scales, w->scale_dtype, w->n * groups, err));
@@ -219,7 +213,7 @@ static lutra_status load_bias(loader *l, lu_module *const *modules, int n, lu_gp
 
 static void give_pages_back(const lu_weight *w)
 {
-    lu_map_release(w->data, (size_t)w->n * row_bytes(w));
+    lu_map_release(w->data, (size_t)w->n * lu_weight_row_bytes(w));
 }
 
 /* Stacks n modules of one input: neighbours of one format become one part. */

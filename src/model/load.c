@@ -35,13 +35,6 @@ static void pack_units(void *arg, int64_t begin, int64_t end, int worker)
     lu_linear_pack(job->linear, job->weight, begin, end);
 }
 
-static size_t stored_bytes(const lu_weight *w)
-{
-    const size_t row = w->dtype == LUTRA_DTYPE_NONE ? ((size_t)w->k * (size_t)w->bits + 7) / 8
-                                                    : (size_t)w->k * lutra_dtype_bytes(w->dtype);
-    return (size_t)w->n * row;
-}
-
 static lutra_status plan_module(void *arg, int64_t layer, lu_module *module, lutra_err *err)
 {
     packing *p = arg;
@@ -76,7 +69,8 @@ static lutra_status pack_module(void *arg, int64_t layer, lu_module *module, lut
     pack_job job = {.linear = l, .weight = &module->weight};
     lu_pool_for(m->ctx->pool, l->n_units, 1, pack_units, &job);
     /* tied embeddings are read again: their pages come back from the file */
-    lu_map_release(module->weight.data, stored_bytes(&module->weight));
+    lu_map_release(module->weight.data,
+                   (size_t)module->weight.n * lu_weight_row_bytes(&module->weight));
     p->done += (int64_t)l->packed_bytes;
     lu_progress(m->ctx, "load", module->site, "bytes", p->done, p->total);
     return LUTRA_OK;
