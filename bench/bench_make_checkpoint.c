@@ -1,9 +1,9 @@
 /* bench_make_checkpoint.c - writes a synthetic Llama folder: config.json, index, shards of Gaussian
    bf16 weights in which one row of 64 is up to eight times larger (heavy tails); or, with --format,
    a folder as lutra compresses it, of random codes. For timing at real sizes without a download;
-   its text is noise. usage: bench_make_checkpoint OUT [--shape llama-3.2-1b|llama-3.1-8b] [--layers
-   N] [--hidden N]
-          [--intermediate N] [--heads N] [--kv-heads N] [--head-dim N] [--vocab N] [--tied 0|1]
+   its text is noise. usage: bench_make_checkpoint OUT [--shape llama-3.2-1b|llama-3.1-8b|
+          llama-3.1-70b|llama-3.1-405b] [--layers N] [--hidden N] [--intermediate N] [--heads N]
+   [--kv-heads N] [--head-dim N] [--vocab N] [--tied 0|1]
           [--shard-mb N] [--seed N] [--tokenizer DIR] [--format SPEC] */
 #include <fcntl.h>
 #include <jansson.h>
@@ -33,6 +33,8 @@ typedef struct {
 static const shape shapes[] = {
     {"llama-3.2-1b", 16, 2048, 8192, 32, 8, 64, 128256, 1},
     {"llama-3.1-8b", 32, 4096, 14336, 32, 8, 128, 128256, 0},
+    {"llama-3.1-70b", 80, 8192, 28672, 64, 8, 128, 128256, 0},
+    {"llama-3.1-405b", 126, 16384, 53248, 128, 8, 128, 128256, 0},
 };
 
 typedef struct {
@@ -377,12 +379,12 @@ int main(int argc, char **argv)
 {
     static maker m = {.shard_bytes = (int64_t)4096 << 20};
     m.s = shapes[0];
-    bool ok = argc >= 2 && argc % 2 == 0;
+    bool ok = argc >= 2 && argc % 2 == 0 && argv[1][0] != '-';
     for (int i = 2; ok && i + 1 < argc; i += 2)
         ok = set_option(&m, argv[i], argv[i + 1]);
     if (!ok) {
-        fprintf(stderr, "usage: bench_make_checkpoint OUT [--shape llama-3.2-1b|llama-3.1-8b] "
-                        "[--layers N] ...\n");
+        fprintf(stderr, "usage: bench_make_checkpoint OUT [--shape llama-3.2-1b|llama-3.1-8b|"
+                        "llama-3.1-70b|llama-3.1-405b] [--layers N] ...\n");
         return 2;
     }
     m.out = argv[1];
