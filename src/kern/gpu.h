@@ -11,6 +11,7 @@
 #define LU_KERN_GPU_H
 
 #include "base/status.h"
+#include "kern/cuda/calib_ops.h"
 #include "kern/cuda/cuda_ops.h"
 
 typedef struct lu_gpu_info {
@@ -45,7 +46,24 @@ typedef struct lu_gpu_dense {
     int bf16;
 } lu_gpu_dense;
 
-/* The kernels of cuda_ops.h and lut_matmul.h that the engine calls: name, result, parameters. */
+/* c[m][n] = alpha op(a) op(b) + beta c, row-major, where op transposes if asked: op(a) is [m][k],
+   op(b) is [k][n]. c and the sums are float32; of_float: a and b are float32 too and nothing is
+   rounded to a shorter type on the way, else fp16 or bf16 as bf16 says. lda, ldb, ldc: elements
+   between rows as stored. With beta 0, c is not read. The same call gives the same bits. */
+typedef struct lu_gpu_gemm {
+    bool transpose_a, transpose_b, of_float, bf16;
+    int64_t m, n, k;
+    float alpha, beta;
+    const void *a;
+    int64_t lda;
+    const void *b;
+    int64_t ldb;
+    float *c;
+    int64_t ldc;
+} lu_gpu_gemm;
+
+/* The kernels of cuda_ops.h, calib_ops.h and lut_matmul.h that are called from above: name, result,
+   parameters. */
 #define LU_GPU_KERNELS(X)                                                                          \
     X(lut_bytes, size_t, (int64_t n, int64_t k, int bits, int64_t group_size, int has_zeros))      \
     X(lut_pack, int,                                                                               \
@@ -85,7 +103,20 @@ typedef struct lu_gpu_dense {
       (int64_t n, int64_t vocab, const uint16_t *logits, float cap, int bf16,                      \
        const int32_t *target, float *nll, void *stream))                                           \
     X(sample_scratch, size_t, (int64_t n, int64_t vocab))                                          \
-    X(sample, int, (const lu_cuda_sample_args *a))
+    X(sample, int, (const lu_cuda_sample_args *a))                                                 \
+    X(column_stats, int, (const lu_cuda_column_args *a))                                           \
+    X(square_rows, int,                                                                            \
+      (int64_t n, int64_t cols, const uint16_t *a, const uint16_t *b, int bf16, double *sums,      \
+       void *stream))                                                                              \
+    X(mirror, int, (int64_t n, float factor, float *c, void *stream))                              \
+    X(reverse, int, (int64_t count, float *a, void *stream))                                       \
+    X(copy_rows, int,                                                                              \
+      (int64_t rows, int64_t cols, const float *from, int64_t ld_from, float *to, int64_t ld_to,   \
+       void *stream))                                                                              \
+    X(clear_upper, int, (int64_t n, float *a, void *stream))                                       \
+    X(cholesky_block, int, (int64_t n, float *a, int64_t ld, int32_t *bad, void *stream))          \
+    X(invert_blocks, int,                                                                          \
+      (int64_t n, const float *a, int64_t ld, int upper, float *inverses, void *stream))
 
 struct lu_gpu_api {
     const char *name; /* "cuda" */
@@ -132,6 +163,7 @@ struct lu_gpu_api {
     void (*graph_close)(lu_gpu *g, void *graph);
 
     int (*dense)(lu_gpu *g, const lu_gpu_dense *a);
+    int (*gemm)(lu_gpu *g, const lu_gpu_gemm *a);
 
 #define LU_GPU_KERNEL_FIELD(name, result, args) result(*name) args;
     LU_GPU_KERNELS(LU_GPU_KERNEL_FIELD)

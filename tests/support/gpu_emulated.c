@@ -234,6 +234,7 @@ const lu_gpu_api *gpu_emulated(void)
         .launch = launch,
         .graph_close = graph_close,
         .dense = gpu_emulated_dense,
+        .gemm = gpu_emulated_gemm,
         LU_GPU_KERNELS(KERNEL).error_text = error_text,
     };
 #undef KERNEL

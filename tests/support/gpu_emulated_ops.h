@@ -9,6 +9,7 @@ typedef int (*gpu_emulated_runner)(const void *args);
 int gpu_emulated_queue(gpu_emulated_runner run, const void *args, size_t bytes);
 
 int gpu_emulated_dense(lu_gpu *g, const lu_gpu_dense *a);
+int gpu_emulated_gemm(lu_gpu *g, const lu_gpu_gemm *a);
 
 #define GPU_EMULATED_DECLARE(name, result, args) result emulated_##name args;
 LU_GPU_KERNELS(GPU_EMULATED_DECLARE)

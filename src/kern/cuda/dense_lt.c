@@ -1,6 +1,8 @@
-/* dense_lt.c - y = x W^T (+ bias) through cuBLASLt. Its matrices are column-major, so the product
-   is written as y^T = W x^T: W is read transposed (rows of k are its columns), x^T and y^T are the
-   row-major x and y as they lie. The library's first proposal for a shape is kept in a small cache.
+/* dense_lt.c - y = x W^T (+ bias), and c = alpha op(a) op(b) + beta c, through cuBLASLt. Its matrices
+   are column-major, so the first is written as y^T = W x^T: W is read transposed (rows of k are its
+   columns), x^T and y^T are the row-major x and y as they lie; the second as c^T = op(b)^T op(a)^T.
+   The library's first proposal for a shape is kept in a small cache. Float32 is multiplied as such:
+   its proposals for CUBLAS_COMPUTE_32F leave out those that round to TF32.
    One workspace serves all products: they run one after the other on the GPU's stream. */
 #include "kern/cuda/dense_lt.h"
 
@@ -12,7 +14,7 @@
 #include "base/mem.h"
 
 #define WORKSPACE_BYTES (32u << 20)
-#define CACHE 64 /* shapes remembered */
+#define CACHE 256 /* shapes remembered */
 
 #define FUNCTIONS(X)                        \
     X(cublasLtCreate)                       \
@@ -28,10 +30,16 @@
     X(cublasLtMatmulPreferenceSetAttribute) \
     X(cublasLtMatmulAlgoGetHeuristic)
 
+/* One of the two, the other all zero. Pointers are alignments; bias is not NULL or NULL. */
 typedef struct {
-    lu_gpu_dense key; /* pointers NULL but bias, which is not NULL or NULL */
+    lu_gpu_dense dense;
+    lu_gpu_gemm gemm;
+} shape;
+
+typedef struct {
+    shape key;
     cublasLtMatmulDesc_t desc;
-    cublasLtMatrixLayout_t w, x, y;
+    cublasLtMatrixLayout_t w, x, y; /* the first operand, the second, the result */
     cublasLtMatmulAlgo_t algo;
 } plan;
 
@@ -139,15 +147,34 @@ static uint32_t alignment(const void *p)
     return low && low < 256 ? (uint32_t)low : 256;
 }
 
-static bool choose(lu_dense_lt *lt, const lu_gpu_dense *a, plan *p)
+static bool describe_gemm(lu_dense_lt *lt, const lu_gpu_gemm *a, plan *p)
+{
+    const cudaDataType_t type = a->of_float ? CUDA_R_32F : a->bf16 ? CUDA_R_16BF : CUDA_R_16F;
+    const cublasOperation_t first = a->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
+                            second = a->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const uint64_t m = (uint64_t)a->m, n = (uint64_t)a->n, k = (uint64_t)a->k;
+    return lt->cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == 0 &&
+           lt->cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &first,
+                                              sizeof first) == 0 &&
+           lt->cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &second,
+                                              sizeof second) == 0 &&
+           lt->cublasLtMatrixLayoutCreate(&p->w, type, a->transpose_b ? k : n,
+                                          a->transpose_b ? n : k, a->ldb) == 0 &&
+           lt->cublasLtMatrixLayoutCreate(&p->x, type, a->transpose_a ? m : k,
+                                          a->transpose_a ? k : m, a->lda) == 0 &&
+           lt->cublasLtMatrixLayoutCreate(&p->y, CUDA_R_32F, n, m, a->ldc) == 0;
+}
+
+/* w, x, y: addresses of the operands and the result, or of what is aligned like them. */
+static bool choose(lu_dense_lt *lt, uint32_t w, uint32_t x, uint32_t y, plan *p)
 {
     const struct {
         cublasLtMatmulPreferenceAttributes_t what;
         uint32_t bytes;
-    } aligned[] = {{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(a->w)},
-                   {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(a->x)},
-                   {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(a->y)},
-                   {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(a->y)}};
+    } aligned[] = {{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, w},
+                   {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, x},
+                   {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, y},
+                   {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, y}};
     const uint64_t room = WORKSPACE_BYTES;
     cublasLtMatmulPreference_t wish = NULL;
     cublasLtMatmulHeuristicResult_t best;
@@ -169,33 +196,62 @@ static bool choose(lu_dense_lt *lt, const lu_gpu_dense *a, plan *p)
     return good;
 }
 
+static uint16_t *as_address(uint32_t alignment) { return (uint16_t *)(uintptr_t)alignment; }
+
 /* The alignment of the rows decides which kernels the library may propose. */
-static lu_gpu_dense key_of(const lu_gpu_dense *a)
+static shape shape_of(const lu_gpu_dense *a)
 {
-    lu_gpu_dense key;
-    memset(&key, 0, sizeof key); /* padding is compared too */
-    key.m = a->m;
-    key.n = a->n;
-    key.k = a->k;
-    key.ldx = a->ldx;
-    key.ldy = a->ldy;
-    key.bf16 = a->bf16;
-    key.bias = a->bias ? (const uint16_t *)1 : NULL;
-    key.y = (uint16_t *)(uintptr_t)(alignment(a->y));
-    key.x = (const uint16_t *)(uintptr_t)(alignment(a->x));
-    key.w = (const uint16_t *)(uintptr_t)(alignment(a->w));
-    return key;
+    shape s;
+    memset(&s, 0, sizeof s); /* padding is compared too */
+    s.dense.m = a->m;
+    s.dense.n = a->n;
+    s.dense.k = a->k;
+    s.dense.ldx = a->ldx;
+    s.dense.ldy = a->ldy;
+    s.dense.bf16 = a->bf16;
+    s.dense.bias = a->bias ? (const uint16_t *)1 : NULL;
+    s.dense.y = as_address(alignment(a->y));
+    s.dense.x = as_address(alignment(a->x));
+    s.dense.w = as_address(alignment(a->w));
+    return s;
 }
 
-static plan *find_plan(lu_dense_lt *lt, const lu_gpu_dense *a)
+/* alpha and beta are no part of it, but whether c is read may be. */
+static shape shape_of_gemm(const lu_gpu_gemm *a)
 {
-    const lu_gpu_dense key = key_of(a);
+    shape s;
+    memset(&s, 0, sizeof s);
+    s.gemm.transpose_a = a->transpose_a;
+    s.gemm.transpose_b = a->transpose_b;
+    s.gemm.of_float = a->of_float;
+    s.gemm.bf16 = a->bf16;
+    s.gemm.m = a->m;
+    s.gemm.n = a->n;
+    s.gemm.k = a->k;
+    s.gemm.beta = a->beta != 0.0f;
+    s.gemm.lda = a->lda;
+    s.gemm.ldb = a->ldb;
+    s.gemm.ldc = a->ldc;
+    s.gemm.a = as_address(alignment(a->a));
+    s.gemm.b = as_address(alignment(a->b));
+    s.gemm.c = (float *)(void *)as_address(alignment(a->c));
+    return s;
+}
+
+/* d or g: the product; the other is NULL. */
+static plan *find_plan(lu_dense_lt *lt, const lu_gpu_dense *d, const lu_gpu_gemm *g)
+{
+    const shape key = d ? shape_of(d) : shape_of_gemm(g);
     for (int i = 0; i < lt->n_plans; i++)
         if (memcmp(&lt->plans[i].key, &key, sizeof key) == 0)
             return &lt->plans[i];
     plan *p = &lt->plans[lt->next];
     free_plan(lt, p);
-    if (!describe(lt, a, p) || !choose(lt, a, p)) {
+    const bool good =
+        d ? describe(lt, d, p) && choose(lt, alignment(d->w), alignment(d->x), alignment(d->y), p)
+          : describe_gemm(lt, g, p) &&
+                choose(lt, alignment(g->b), alignment(g->a), alignment(g->c), p);
+    if (!good) {
         free_plan(lt, p);
         return NULL;
     }
@@ -209,7 +265,7 @@ static plan *find_plan(lu_dense_lt *lt, const lu_gpu_dense *a)
 int lu_dense_lt_run(lu_dense_lt *lt, const lu_gpu_dense *a, void *stream)
 {
     const float one = 1.0f, none = 0.0f;
-    const plan *p = find_plan(lt, a);
+    const plan *p = find_plan(lt, a, NULL);
     if (!p)
         return LU_DENSE_LT_FAILED;
     if (a->bias && lt->cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
@@ -218,5 +274,16 @@ int lu_dense_lt_run(lu_dense_lt *lt, const lu_gpu_dense *a, void *stream)
     const cublasStatus_t s = lt->cublasLtMatmul(
         lt->handle, p->desc, &one, a->w, p->w, a->x, p->x, &none, a->y, p->y, a->y, p->y, &p->algo,
         lt->workspace, WORKSPACE_BYTES, (cudaStream_t)stream);
+    return s == CUBLAS_STATUS_SUCCESS ? 0 : LU_DENSE_LT_FAILED;
+}
+
+int lu_dense_lt_gemm(lu_dense_lt *lt, const lu_gpu_gemm *a, void *stream)
+{
+    const plan *p = find_plan(lt, NULL, a);
+    if (!p)
+        return LU_DENSE_LT_FAILED;
+    const cublasStatus_t s = lt->cublasLtMatmul(
+        lt->handle, p->desc, &a->alpha, a->b, p->w, a->a, p->x, &a->beta, a->c, p->y, a->c, p->y,
+        &p->algo, lt->workspace, WORKSPACE_BYTES, (cudaStream_t)stream);
     return s == CUBLAS_STATUS_SUCCESS ? 0 : LU_DENSE_LT_FAILED;
 }

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "kern/cuda/dense_lt.h"
 #include "kern/cuda/dense_rows.h"
+#include "kern/cuda/gemm_plain.h"
 #include "kern/gpu.h"
 
 typedef struct {
@@ -224,21 +225,39 @@ static void graph_close(lu_gpu *g, void *graph)
     cudaGraphExecDestroy((cudaGraphExec_t)graph);
 }
 
-/* cuBLASLt is loaded at the first product. Where it is missing, or refuses a shape (rows at odd
-   addresses), our kernel does it, four rows at a time. */
-static int dense(lu_gpu *g, const lu_gpu_dense *a)
+/* cuBLASLt is loaded at the first product; NULL where it is missing. */
+static lu_dense_lt *lt_of(lu_gpu *g)
 {
     cuda_gpu *c = own(g);
     if (!c->lt_tried) {
         c->lt_tried = true;
         c->lt = lu_dense_lt_open();
     }
-    if (c->lt && a->m > 0) {
-        const int e = lu_dense_lt_run(c->lt, a, c->stream);
+    return c->lt;
+}
+
+/* Where cuBLASLt is missing, or refuses a shape (rows at odd addresses), our kernels do it: this one
+   four rows at a time. */
+static int dense(lu_gpu *g, const lu_gpu_dense *a)
+{
+    lu_dense_lt *lt = lt_of(g);
+    if (lt && a->m > 0) {
+        const int e = lu_dense_lt_run(lt, a, own(g)->stream);
         if (e != LU_DENSE_LT_FAILED)
             return e;
     }
-    return lu_cuda_dense_rows(a, c->stream);
+    return lu_cuda_dense_rows(a, own(g)->stream);
+}
+
+static int gemm(lu_gpu *g, const lu_gpu_gemm *a)
+{
+    lu_dense_lt *lt = lt_of(g);
+    if (lt && a->m > 0 && a->n > 0 && a->k > 0) {
+        const int e = lu_dense_lt_gemm(lt, a, own(g)->stream);
+        if (e != LU_DENSE_LT_FAILED)
+            return e;
+    }
+    return lu_cuda_gemm_plain(a, own(g)->stream);
 }
 
 static const char *error_text(int error, bool *nomem, bool *unsupported)
@@ -281,6 +300,7 @@ const lu_gpu_api *lu_gpu_builtin(void)
         .launch = launch,
         .graph_close = graph_close,
         .dense = dense,
+        .gemm = gemm,
         LU_GPU_KERNELS(KERNEL).error_text = error_text,
     };
 #undef KERNEL

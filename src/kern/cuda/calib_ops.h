@@ -1,0 +1,59 @@
+/* calib_ops.h - what calibrated compression does on the GPU besides walking through layers and dense
+   products: statistics of rows, and the small steps of blocked factorisations. Plain C face; the rules
+   of cuda_ops.h hold: device pointers, asynchronous on `stream`, bit-identical from run to run. */
+#ifndef LU_KERN_CUDA_CALIB_OPS_H
+#define LU_KERN_CUDA_CALIB_OPS_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Adds rows x [n][cols] (fp16 or bf16 bits) to statistics per column, of which each may be NULL:
+   absmax = max |x|, abssum += |x|, lowest and highest. first: lowest and highest hold nothing yet. A
+   column with a NaN has the absmax NaN. */
+typedef struct lu_cuda_column_args {
+    int64_t n, cols;
+    const uint16_t *x;
+    int bf16, first;
+    float *absmax;
+    double *abssum;
+    float *lowest, *highest;
+    void *stream;
+} lu_cuda_column_args;
+int lu_cuda_column_stats(const lu_cuda_column_args *a);
+
+/* sums[r] = sum over c of (a[r][c] - b[r][c])^2 for dense rows of fp16 or bf16. */
+int lu_cuda_square_rows(int64_t n, int64_t cols, const uint16_t *a, const uint16_t *b, int bf16, double *sums,
+                        void *stream);
+
+/* c[n][n] *= factor on and above the diagonal; what lies below becomes its mirror image. */
+int lu_cuda_mirror(int64_t n, float factor, float *c, void *stream);
+
+/* The last element of a[count] first. */
+int lu_cuda_reverse(int64_t count, float *a, void *stream);
+
+/* A rectangle of floats; ld: floats between rows. The two must not overlap. */
+int lu_cuda_copy_rows(int64_t rows, int64_t cols, const float *from, int64_t ld_from, float *to, int64_t ld_to,
+                      void *stream);
+
+/* Zeros above the diagonal of a[n][n]. */
+int lu_cuda_clear_upper(int64_t n, float *a, void *stream);
+
+/* Rows and columns of a block of the two below. */
+#define LU_CUDA_PANEL 128
+
+/* The lower triangle of the symmetric block a[n][n], n <= LU_CUDA_PANEL, becomes L with a = L L^T; what lies
+   above stays. *bad becomes 1 if a pivot is not positive (NaN is not); it never becomes 0. */
+int lu_cuda_cholesky_block(int64_t n, float *a, int64_t ld, int32_t *bad, void *stream);
+
+/* Inverts the blocks of LU_CUDA_PANEL rows and columns on the diagonal of the triangular a[n][n], lower
+   or upper: inverses[ceil(n / LU_CUDA_PANEL)][LU_CUDA_PANEL][LU_CUDA_PANEL], each of the block's own
+   triangle, zeros elsewhere. */
+int lu_cuda_invert_blocks(int64_t n, const float *a, int64_t ld, int upper, float *inverses, void *stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,261 @@
+/* cuda_calib.cu - see calib_ops.h. Sums run in one fixed order: a thread owns a column, a block owns
+   a row. The factorisations work on blocks that fit into shared memory; everything larger is matrix
+   products between them (la/dense_gpu.c). */
+#include "kern/cuda/act_values.cuh"
+#include "kern/cuda/calib_ops.h"
+#include "kern/cuda/cuda_launch.cuh"
+#include "kern/cuda/cuda_ops.h"
+
+namespace {
+
+enum { THREADS = 256, COLUMN_THREADS = 64, TILE = 32, TILE_ROWS = 8, P = LU_CUDA_PANEL };
+
+/* --- statistics ------------------------------------------------------------------------------- */
+
+template <bool BF16> __global__ void __launch_bounds__(COLUMN_THREADS) column_stats(lu_cuda_column_args a)
+{
+    const int64_t c = (int64_t)blockIdx.x * COLUMN_THREADS + threadIdx.x;
+    lu_begin();
+    if (c >= a.cols)
+        return;
+    float top = a.absmax ? a.absmax[c] : 0.0f, lo = INFINITY, hi = -INFINITY;
+    double sum = a.abssum ? a.abssum[c] : 0.0;
+    if (!a.first && a.lowest)
+        lo = a.lowest[c];
+    if (!a.first && a.highest)
+        hi = a.highest[c];
+    const uint16_t *x = a.x + c;
+#pragma unroll 8
+    for (int64_t r = 0; r < a.n; r++) {
+        const float v = lu_from_act<BF16>(x[r * a.cols]), size = fabsf(v);
+        top = size <= top || top != top ? top : size;
+        sum += (double)size;
+        lo = fminf(lo, v);
+        hi = fmaxf(hi, v);
+    }
+    if (a.absmax)
+        a.absmax[c] = top;
+    if (a.abssum)
+        a.abssum[c] = sum;
+    if (a.lowest)
+        a.lowest[c] = lo;
+    if (a.highest)
+        a.highest[c] = hi;
+}
+
+template <bool BF16>
+__global__ void __launch_bounds__(THREADS)
+    square_rows(int64_t cols, const uint16_t *a, const uint16_t *b, double *sums)
+{
+    __shared__ double part[THREADS];
+    const int64_t row = blockIdx.x;
+    double sum = 0.0;
+    lu_begin();
+    for (int64_t c = threadIdx.x; c < cols; c += THREADS) {
+        const float d = lu_from_act<BF16>(a[row * cols + c]) - lu_from_act<BF16>(b[row * cols + c]);
+        sum += (double)d * (double)d;
+    }
+    part[threadIdx.x] = sum;
+    for (int step = THREADS / 2; step; step /= 2) {
+        __syncthreads();
+        if ((int)threadIdx.x < step)
+            part[threadIdx.x] += part[threadIdx.x + step];
+    }
+    if (threadIdx.x == 0)
+        sums[row] = part[0];
+}
+
+/* --- whole matrices --------------------------------------------------------------------------- */
+
+/* A block takes the tile (x, y) of the upper triangle and writes its mirror image. */
+__global__ void __launch_bounds__(TILE *TILE_ROWS) mirror(int64_t n, float factor, float *c)
+{
+    __shared__ float tile[TILE][TILE + 1];
+    const int64_t x = blockIdx.x, y = blockIdx.y;
+    const int tx = (int)threadIdx.x % TILE, ty = (int)threadIdx.x / TILE;
+    lu_begin();
+    if (x < y)
+        return;
+    for (int r = ty; r < TILE; r += TILE_ROWS) {
+        const int64_t i = y * TILE + r, j = x * TILE + tx;
+        if (i < n && j < n && i <= j) {
+            tile[r][tx] = c[i * n + j] * factor;
+            c[i * n + j] = tile[r][tx];
+        }
+    }
+    __syncthreads();
+    for (int r = ty; r < TILE; r += TILE_ROWS) {
+        const int64_t i = x * TILE + r, j = y * TILE + tx;
+        if (i < n && j < n && j < i)
+            c[i * n + j] = tile[tx][r];
+    }
+}
+
+__global__ void reverse(int64_t count, float *a)
+{
+    const int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    lu_begin();
+    if (at >= count / 2)
+        return;
+    const float t = a[at];
+    a[at] = a[count - 1 - at];
+    a[count - 1 - at] = t;
+}
+
+__global__ void copy_rows(int64_t cols, const float *from, int64_t ld_from, float *to, int64_t ld_to)
+{
+    const int64_t c = (int64_t)blockIdx.y * THREADS + threadIdx.x, row = blockIdx.x;
+    lu_begin();
+    if (c < cols)
+        to[row * ld_to + c] = from[row * ld_from + c];
+}
+
+__global__ void clear_upper(int64_t n, float *a)
+{
+    const int64_t c = (int64_t)blockIdx.y * THREADS + threadIdx.x, row = blockIdx.x;
+    lu_begin();
+    if (c < n && c > row)
+        a[row * n + c] = 0.0f;
+}
+
+/* --- blocks ----------------------------------------------------------------------------------- */
+
+/* Column by column in shared memory: scale, then update what lies to the right. */
+__global__ void __launch_bounds__(THREADS) cholesky_block(int n, float *a, int64_t ld, int32_t *bad)
+{
+    extern __shared__ float l[]; /* [P][P + 1] */
+    const int t = (int)threadIdx.x, stride = P + 1;
+    lu_begin();
+    for (int i = t; i < n * n; i += THREADS)
+        l[i / n * stride + i % n] = a[i / n * ld + i % n];
+    bool good = true;
+    for (int j = 0; j < n; j++) {
+        __syncthreads();
+        const float pivot = l[j * stride + j];
+        good = good && pivot > 0.0f;
+        const float root = sqrtf(pivot);
+        __syncthreads();
+        for (int i = j + t; i < n; i += THREADS)
+            l[i * stride + j] = i == j ? root : l[i * stride + j] / root;
+        __syncthreads();
+        const int left = n - j - 1;
+        for (int e = t; e < left * left; e += THREADS) {
+            const int i = j + 1 + e / left, k = j + 1 + e % left;
+            if (k <= i)
+                l[i * stride + k] -= l[i * stride + j] * l[k * stride + j];
+        }
+    }
+    __syncthreads();
+    for (int i = t; i < n * n; i += THREADS)
+        if (i % n <= i / n)
+            a[i / n * ld + i % n] = l[i / n * stride + i % n];
+    if (t == 0 && !good)
+        *bad = 1;
+}
+
+/* Thread c makes column c of the inverse of a lower block by forward substitution; an upper block is
+   read, and its inverse written, transposed. */
+__global__ void __launch_bounds__(P)
+    invert_blocks(int64_t n, const float *a, int64_t ld, int upper, float *inverses)
+{
+    extern __shared__ float x[]; /* [P][P] */
+    const int64_t first = (int64_t)blockIdx.x * P;
+    const int size = (int)(n - first < P ? n - first : P), c = (int)threadIdx.x;
+    const float *block = a + first * ld + first;
+    const int64_t down = upper ? 1 : ld, across = upper ? ld : 1;
+    float *out = inverses + blockIdx.x * (int64_t)(P * P);
+    lu_begin();
+    for (int i = 0; i < P; i++)
+        x[i * P + c] = 0.0f;
+    for (int i = 0; i < size; i++) {
+        float sum = i == c ? 1.0f : 0.0f;
+#pragma unroll 8
+        for (int k = 0; k < i; k++)
+            sum -= block[i * down + k * across] * x[k * P + c];
+        x[i * P + c] = c < size ? sum / block[i * down + i * across] : 0.0f;
+    }
+    __syncthreads();
+    for (int i = 0; i < P; i++)
+        out[i * P + c] = upper ? x[c * P + i] : x[i * P + c];
+}
+
+} // namespace
+
+static int bad_shape(int64_t n) { return n < 0 || n > INT32_MAX; }
+
+static unsigned parts(int64_t n, int64_t size) { return (unsigned)((n + size - 1) / size); }
+
+int lu_cuda_column_stats(const lu_cuda_column_args *a)
+{
+    if (bad_shape(a->n) || a->cols < 1 || bad_shape(a->cols))
+        return LU_CUDA_E_SHAPE;
+    if (a->n == 0)
+        return 0;
+    const lu_launch_shape s = {dim3(parts(a->cols, COLUMN_THREADS)), COLUMN_THREADS, 0, a->stream};
+    return a->bf16 ? lu_launch(column_stats<true>, s, *a) : lu_launch(column_stats<false>, s, *a);
+}
+
+int lu_cuda_square_rows(int64_t n, int64_t cols, const uint16_t *a, const uint16_t *b, int bf16, double *sums,
+                        void *stream)
+{
+    if (bad_shape(n) || cols < 1)
+        return LU_CUDA_E_SHAPE;
+    if (n == 0)
+        return 0;
+    const lu_launch_shape s = {dim3((unsigned)n), THREADS, 0, stream};
+    return bf16 ? lu_launch(square_rows<true>, s, cols, a, b, sums)
+                : lu_launch(square_rows<false>, s, cols, a, b, sums);
+}
+
+int lu_cuda_mirror(int64_t n, float factor, float *c, void *stream)
+{
+    if (n < 1 || n > (int64_t)65535 * TILE)
+        return LU_CUDA_E_SHAPE;
+    const lu_launch_shape s = {dim3(parts(n, TILE), parts(n, TILE)), TILE * TILE_ROWS, 0, stream};
+    return lu_launch(mirror, s, n, factor, c);
+}
+
+int lu_cuda_reverse(int64_t count, float *a, void *stream)
+{
+    if (count < 0 || count / 2 > (int64_t)INT32_MAX * THREADS)
+        return LU_CUDA_E_SHAPE;
+    if (count < 2)
+        return 0;
+    const lu_launch_shape s = {dim3(parts(count / 2, THREADS)), THREADS, 0, stream};
+    return lu_launch(reverse, s, count, a);
+}
+
+int lu_cuda_copy_rows(int64_t rows, int64_t cols, const float *from, int64_t ld_from, float *to, int64_t ld_to,
+                      void *stream)
+{
+    if (bad_shape(rows) || cols < 0 || cols > (int64_t)65535 * THREADS)
+        return LU_CUDA_E_SHAPE;
+    if (rows == 0 || cols == 0)
+        return 0;
+    const lu_launch_shape s = {dim3((unsigned)rows, parts(cols, THREADS)), THREADS, 0, stream};
+    return lu_launch(copy_rows, s, cols, from, ld_from, to, ld_to);
+}
+
+int lu_cuda_clear_upper(int64_t n, float *a, void *stream)
+{
+    if (n < 1 || n > (int64_t)65535 * THREADS)
+        return LU_CUDA_E_SHAPE;
+    const lu_launch_shape s = {dim3((unsigned)n, parts(n, THREADS)), THREADS, 0, stream};
+    return lu_launch(clear_upper, s, n, a);
+}
+
+int lu_cuda_cholesky_block(int64_t n, float *a, int64_t ld, int32_t *bad, void *stream)
+{
+    if (n < 1 || n > P || ld < n)
+        return LU_CUDA_E_SHAPE;
+    const lu_launch_shape s = {dim3(1), THREADS, P * (P + 1) * sizeof(float), stream};
+    return lu_launch(cholesky_block, s, (int)n, a, ld, bad);
+}
+
+int lu_cuda_invert_blocks(int64_t n, const float *a, int64_t ld, int upper, float *inverses, void *stream)
+{
+    if (n < 1 || bad_shape(n) || ld < n)
+        return LU_CUDA_E_SHAPE;
+    const lu_launch_shape s = {dim3(parts(n, P)), P, P * P * sizeof(float), stream};
+    return lu_launch(invert_blocks, s, n, a, ld, upper, inverses);
+}

@@ -1,0 +1,157 @@
+/* gpu_emulated_calib.c - products with float32 results, and kern/cuda/calib_ops.h, of the emulated
+   GPU. None of them is recorded into a graph, so they compute where they are called. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "support/gpu_emulated_ops.h"
+#include "tensor/convert.h"
+
+#define P LU_CUDA_PANEL
+
+/* Counts as a call, for planted faults. */
+static int nothing(const void *args)
+{
+    (void)args;
+    return 0;
+}
+
+static int called(void)
+{
+    const char none = 0;
+    return gpu_emulated_queue(nothing, &none, 1);
+}
+
+static double load(const uint16_t *p, int64_t i, int bf16)
+{
+    return (double)(bf16 ? lu_bf16_to_f32(p[i]) : lu_f16_to_f32(p[i]));
+}
+
+static double operand(const lu_gpu_gemm *g, const void *p, int64_t at)
+{
+    return g->of_float ? (double)((const float *)p)[at] : load(p, at, g->bf16);
+}
+
+int gpu_emulated_gemm(lu_gpu *gpu, const lu_gpu_gemm *g)
+{
+    (void)gpu;
+    for (int64_t i = 0; i < g->m; i++)
+        for (int64_t j = 0; j < g->n; j++) {
+            double sum = 0;
+            for (int64_t k = 0; k < g->k; k++)
+                sum += operand(g, g->a, g->transpose_a ? k * g->lda + i : i * g->lda + k) *
+                       operand(g, g->b, g->transpose_b ? j * g->ldb + k : k * g->ldb + j);
+            float *c = g->c + i * g->ldc + j;
+            const double before = g->beta != 0 ? (double)g->beta * (double)*c : 0;
+            *c = (float)((double)g->alpha * sum + before);
+        }
+    return called();
+}
+
+int emulated_column_stats(const lu_cuda_column_args *a)
+{
+    for (int64_t c = 0; c < a->cols; c++)
+        for (int64_t r = 0; r < a->n; r++) {
+            const float v = (float)load(a->x, r * a->cols + c, a->bf16), size = fabsf(v);
+            const bool first = a->first && r == 0;
+            if (a->absmax && !(size <= a->absmax[c]))
+                a->absmax[c] = size;
+            if (a->abssum)
+                a->abssum[c] += (double)size;
+            if (a->lowest && (first || v < a->lowest[c]))
+                a->lowest[c] = v;
+            if (a->highest && (first || v > a->highest[c]))
+                a->highest[c] = v;
+        }
+    return called();
+}
+
+int emulated_square_rows(int64_t n, int64_t cols, const uint16_t *a, const uint16_t *b, int bf16,
+                         double *sums, void *stream)
+{
+    (void)stream;
+    for (int64_t r = 0; r < n; r++) {
+        sums[r] = 0;
+        for (int64_t c = r * cols; c < (r + 1) * cols; c++) {
+            const double d = load(a, c, bf16) - load(b, c, bf16);
+            sums[r] += d * d;
+        }
+    }
+    return called();
+}
+
+int emulated_mirror(int64_t n, float factor, float *c, void *stream)
+{
+    (void)stream;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = i; j < n; j++)
+            c[j * n + i] = c[i * n + j] = c[i * n + j] * factor;
+    return called();
+}
+
+int emulated_reverse(int64_t count, float *a, void *stream)
+{
+    (void)stream;
+    for (int64_t i = 0; i < count / 2; i++) {
+        const float t = a[i];
+        a[i] = a[count - 1 - i];
+        a[count - 1 - i] = t;
+    }
+    return called();
+}
+
+int emulated_copy_rows(int64_t rows, int64_t cols, const float *from, int64_t ld_from, float *to,
+                       int64_t ld_to, void *stream)
+{
+    (void)stream;
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(to + r * ld_to, from + r * ld_from, (size_t)cols * sizeof *to);
+    return called();
+}
+
+int emulated_clear_upper(int64_t n, float *a, void *stream)
+{
+    (void)stream;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = i + 1; j < n; j++)
+            a[i * n + j] = 0;
+    return called();
+}
+
+int emulated_cholesky_block(int64_t n, float *a, int64_t ld, int32_t *bad, void *stream)
+{
+    (void)stream;
+    if (n > P)
+        return LU_CUDA_E_SHAPE;
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t i = j; i < n; i++) {
+            double sum = (double)a[i * ld + j];
+            for (int64_t k = 0; k < j; k++)
+                sum -= (double)a[i * ld + k] * (double)a[j * ld + k];
+            if (i == j && !(sum > 0))
+                *bad = 1;
+            a[i * ld + j] = (float)(i == j ? sqrt(sum) : sum / (double)a[j * ld + j]);
+        }
+    return called();
+}
+
+int emulated_invert_blocks(int64_t n, const float *a, int64_t ld, int upper, float *inverses,
+                           void *stream)
+{
+    (void)stream;
+    for (int64_t first = 0; first < n; first += P, inverses += P * P) {
+        const int64_t size = n - first < P ? n - first : P;
+        const float *block = a + first * ld + first;
+        memset(inverses, 0, sizeof *inverses * P * P);
+        for (int64_t c = 0; c < size; c++)
+            for (int64_t i = c; i < size; i++) { /* column c of a lower inverse */
+                double sum = i == c;
+                for (int64_t k = c; k < i; k++)
+                    sum -= (double)block[upper ? k * ld + i : i * ld + k] *
+                           (double)inverses[upper ? c * P + k : k * P + c];
+                inverses[upper ? c * P + i : i * P + c] =
+                    (float)(sum / (double)block[i * ld + i]);
+            }
+    }
+    return called();
+}
