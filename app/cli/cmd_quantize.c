@@ -10,7 +10,7 @@
 
 typedef struct settings {
     const char *format, *table, *group_size, *scale_dtype, *range;
-    const char *recipe, *method, *calib, *device, *act_quant, *act_rule;
+    const char *recipe, *method, *calib, *device, *dtype, *act_quant, *act_rule;
     int64_t samples, seq_len, seed;
     double calib_memory, avg_bits, act_percentile;
     bool symmetric, asymmetric, dry_run, overwrite, restart, json;
@@ -84,9 +84,10 @@ static const cli_option options[] = {
     {"list-methods", 0, CLI_FLAG, NULL, S(list_methods), 0, 0, NULL, NULL,
      "print the methods and their parameters, and stop (with --json: as JSON)"},
     {"device", 'd', CLI_TEXT, "NAME", S(device), 0, 0, NULL, "cpu",
-     "where weights are rounded: cpu, cuda (the first NVIDIA GPU) or cuda:N; the bytes written are "
-     "the "
-     "same"},
+     "where the work is done: cpu, cuda (the first NVIDIA GPU) or cuda:N; without calibration data "
+     "the bytes written are the same, with it the quality is"},
+    {"dtype", 0, CLI_CHOICE, "TYPE", S(dtype), 0, 0, "bf16|fp16", "bf16",
+     "type of calibration activations on a GPU: fp16 is finer and ends at 65504"},
     {"dry-run", 'n', CLI_FLAG, NULL, S(dry_run), 0, 0, NULL, NULL,
      "print the plan and the sizes, write nothing"},
     {"overwrite", 0, CLI_FLAG, NULL, S(overwrite), 0, 0, NULL, NULL,
@@ -350,6 +351,14 @@ static void print_errors(const lutra_quantize_report *r)
     }
 }
 
+static bool has_recipe(const settings *s) { return s->recipe || s->method; }
+
+static json_t *times_json(const lutra_quantize_times *t)
+{
+    return json_pack("{s:f, s:f, s:f, s:f, s:f}", "walk", t->walk, "statistics", t->statistics,
+                     "factor", t->factor, "methods", t->methods, "write", t->write);
+}
+
 static void print_json(const cli_call *call, const settings *s, const char *spec,
                        const lutra_quantize_options *q, const lutra_quantize_report *r)
 {
@@ -373,6 +382,12 @@ static void print_json(const cli_call *call, const settings *s, const char *spec
     json_object_set_new(o, "peak_memory", json_integer(r->peak_rss));
     if (r->memory_forecast)
         json_object_set_new(o, "memory_forecast", json_integer(r->memory_forecast));
+    if (r->gpu_peak)
+        json_object_set_new(o, "gpu_peak_memory", json_integer(r->gpu_peak));
+    if (r->gpu_forecast)
+        json_object_set_new(o, "gpu_memory_forecast", json_integer(r->gpu_forecast));
+    if (has_recipe(s))
+        json_object_set_new(o, "times", times_json(&r->times));
     if (r->modules)
         json_object_set_new(o, "modules", errors_json(r));
     out_json(o);
@@ -402,11 +417,21 @@ static void print_summary(const cli_call *call, const settings *s, const char *s
     if (r->memory_forecast)
         out_printf("memory forecast  %s\n",
                    human_bytes((double)r->memory_forecast, memory, sizeof memory));
+    if (r->gpu_forecast)
+        out_printf("of the GPU       %s\n",
+                   human_bytes((double)r->gpu_forecast, memory, sizeof memory));
     if (s->dry_run)
         return;
     out_printf("SQNR             %.2f dB\n", r->sqnr_db);
     out_printf("time             %.2f s, %.2f GB/s\n", r->seconds, gigabytes_per_second(r));
+    if (has_recipe(s))
+        out_printf("of it            walks %.2f s, statistics %.2f, factors %.2f, methods %.2f, "
+                   "writing %.2f\n",
+                   r->times.walk, r->times.statistics, r->times.factor, r->times.methods,
+                   r->times.write);
     out_printf("peak memory      %s\n", human_bytes((double)r->peak_rss, memory, sizeof memory));
+    if (r->gpu_peak)
+        out_printf("of the GPU       %s\n", human_bytes((double)r->gpu_peak, memory, sizeof memory));
 }
 
 /* --- the command ---------------------------------------------------------------------------- */
@@ -482,6 +507,7 @@ static int run(cli_call *call)
     calibration.per_document = s->per_document;
     calibration.float_inputs = s->float_inputs;
     calibration.memory = (int64_t)(s->calib_memory * 1e9);
+    calibration.dtype = strcmp(s->dtype, "fp16") == 0 ? LUTRA_F16 : LUTRA_BF16;
     o.calibration = &calibration;
     o.recipe = recipe;
     if (recipe)

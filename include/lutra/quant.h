@@ -99,6 +99,15 @@ typedef struct lutra_module_error {
 } lutra_module_error;
 
 /* What a run did, or with dry_run would do. */
+/* Where the time of a recipe went, in seconds. */
+typedef struct lutra_quantize_times {
+    double walk;       /* calibration rows through layers, weights to the GPU, losses */
+    double statistics; /* of the inputs of linears */
+    double factor;     /* of second moments, for methods that want them */
+    double methods;    /* all else that methods do: scaling, rounding, judging */
+    double write;      /* blocks to disk */
+} lutra_quantize_times;
+
 typedef struct lutra_quantize_report {
     int64_t n_tensors, n_quantized; /* of the input checkpoint */
     int64_t bytes_in, bytes_out;    /* tensor bytes */
@@ -109,6 +118,9 @@ typedef struct lutra_quantize_report {
     int64_t resumed_tensors;     /* found finished from an interrupted run */
     int64_t peak_rss;            /* bytes, of this process */
     int64_t memory_forecast;     /* with a recipe: bytes it takes at its peak, about */
+    int64_t gpu_peak;            /* bytes of the GPU in use at the peak, by others too; 0: no GPU */
+    int64_t gpu_forecast;        /* with a recipe on a GPU: bytes of it at the peak, about */
+    lutra_quantize_times times;  /* with a recipe */
     lutra_module_error *modules; /* the quantized ones in layer order; owned */
     int64_t n_modules;
 } lutra_quantize_report;

@@ -63,6 +63,8 @@ typedef struct lutra_calibration {
                           instead of those of the compressed ones */
     int64_t memory;    /* bytes of activations held in memory, more go to a file beside the output;
                           default 4 GiB */
+    lutra_dtype dtype; /* of activations on a GPU: LUTRA_BF16 (default), or LUTRA_F16, which is eight
+                          times finer and ends at 65504. The CPU's are float32 */
 } lutra_calibration;
 
 LUTRA_API void lutra_calibration_init(lutra_calibration *c);

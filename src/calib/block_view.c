@@ -277,7 +277,8 @@ void lu_view_release(lu_view_linear *l)
     l->face.w = NULL;
 }
 
-lutra_status lu_view_pack(lu_view *v, lu_stage from, lu_stage to, lutra_err *err)
+lutra_status lu_view_each(lu_view *v, lu_stage from, lu_stage to, lu_view_visit visit, void *arg,
+                          lutra_err *err)
 {
     for (int i = 0; i < v->n_linears; i++) {
         lu_view_linear *l = &v->linears[i];
@@ -286,11 +287,22 @@ lutra_status lu_view_pack(lu_view *v, lu_stage from, lu_stage to, lutra_err *err
         if (l->stage < from || !(l->stage < to || (router && l->stage == to)))
             continue;
         LU_TRY(lu_view_fetch(v, l, err));
-        LU_TRY(lu_module_set(v->model, l->module, l->face.w, err));
+        LU_TRY(visit(arg, v, l, err));
         if (!held)
             lu_view_release(l);
     }
     return LUTRA_OK;
+}
+
+static lutra_status pack_linear(void *arg, lu_view *v, lu_view_linear *l, lutra_err *err)
+{
+    (void)arg;
+    return lu_module_set(v->model, l->module, l->face.w, err);
+}
+
+lutra_status lu_view_pack(lu_view *v, lu_stage from, lu_stage to, lutra_err *err)
+{
+    return lu_view_each(v, from, to, pack_linear, NULL, err);
 }
 
 void lu_view_unpack(lu_view *v)

@@ -47,6 +47,10 @@ lutra_status lu_view_fetch_all(lu_view *v, lutra_err *err);
 /* Gives w back if it can be made again. */
 void lu_view_release(lu_view_linear *l);
 
+/* Calls visit, with their weights in memory, for all linears that a run from..to multiplies. */
+typedef lutra_status (*lu_view_visit)(void *arg, lu_view *v, lu_view_linear *l, lutra_err *err);
+lutra_status lu_view_each(lu_view *v, lu_stage from, lu_stage to, lu_view_visit visit, void *arg,
+                          lutra_err *err);
 /* Hands the weights as they are to the layer, for all linears that a run from..to multiplies. */
 lutra_status lu_view_pack(lu_view *v, lu_stage from, lu_stage to, lutra_err *err);
 void lu_view_unpack(lu_view *v);

@@ -26,6 +26,7 @@ void lutra_calibration_init(lutra_calibration *c)
     c->n_samples = 128;
     c->length = 512;
     c->memory = (int64_t)4 << 30;
+    c->dtype = LUTRA_BF16;
 }
 
 typedef struct {

@@ -6,10 +6,16 @@
 #include "calib/quantize_plan.h"
 
 /* Bytes at the peak of lu_pipeline_run, about: the largest of its phases for the first layer (all
-   layers are alike), one batch, and the activations that are kept in memory. Does not count the
-   mapped pages of the input, which the system takes back as it needs. */
+   layers are alike), one batch, and the activations that are kept in memory. host does not count the
+   mapped pages of the input, which the system takes back as it needs. gpu: 0 on the CPU; with the
+   activations, which stay there if all of it fits. gpu_reserve: the part of gpu that is neither the
+   walk's own memory nor activations. */
+typedef struct lu_forecast {
+    int64_t host, gpu, gpu_reserve;
+} lu_forecast;
+
 lutra_status lu_pipeline_forecast(lutra_ctx *ctx, const lu_plan *plan, const lutra_recipe *recipe,
-                                  const lutra_calibration *calibration, int64_t *bytes,
-                                  lutra_err *err);
+                                  const lutra_calibration *calibration, bool on_gpu,
+                                  lu_forecast *out, lutra_err *err);
 
 #endif

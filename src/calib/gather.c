@@ -17,6 +17,7 @@ static lutra_status take(float **slot, bool wanted, int64_t rows, int64_t cols, 
 static lutra_status open_site(lu_gather *g, int i, unsigned needs, lutra_err *err)
 {
     lu_site *site = &g->view->block.sites[i];
+    lu_gather_site *to = &g->sites[i];
     lu_stats *s = &site->stats;
     lu_stats_free(s);
     LU_TRY(take(&s->absmax, needs & LU_STAT_ABSMAX, 1, site->k, err));
@@ -26,25 +27,23 @@ static lutra_status open_site(lu_gather *g, int i, unsigned needs, lutra_err *er
     LU_TRY(take(&s->hessian, needs & LU_STAT_HESSIAN, site->k, site->k, err));
     LU_TRY(take(&s->rows, true, LU_KEPT_ROWS, site->k, err));
     if (s->absmean) {
-        g->sums[i] = lu_calloc((size_t)site->k, sizeof(double));
-        if (!g->sums[i])
+        to->sums = lu_calloc((size_t)site->k, sizeof(double));
+        if (!to->sums)
             return lu_fail_nomem(err, (size_t)site->k * sizeof(double));
     }
-    g->stride[i] = 1;
-    g->open[i] = true;
-    return LUTRA_OK;
+    to->stride = 1;
+    to->open = true;
+    return g->gpu ? lu_gather_gpu_open(g, i, needs, err) : LUTRA_OK;
 }
 
-lutra_status lu_gather_open(lu_view *v, lu_stage first, lu_stage last, unsigned needs,
-                            lu_gather *out, lutra_err *err)
+lutra_status lu_gather_open(lu_view *v, lu_stage first, lu_stage last, unsigned needs, lu_gpu *gpu,
+                            bool bf16, lu_gather *out, lutra_err *err)
 {
     const size_t n = (size_t)v->block.n_sites;
-    *out = (lu_gather){.view = v};
-    out->open = lu_calloc(n, sizeof *out->open);
-    out->sums = lu_calloc(n, sizeof *out->sums);
-    out->stride = lu_calloc(n, sizeof *out->stride);
-    if (!out->open || !out->sums || !out->stride)
-        return lu_fail_nomem(err, n * sizeof *out->sums);
+    *out = (lu_gather){.view = v, .gpu = gpu, .bf16 = bf16};
+    out->sites = lu_calloc(n, sizeof *out->sites);
+    if (!out->sites)
+        return lu_fail_nomem(err, n * sizeof *out->sites);
     for (int i = 0; i < v->block.n_sites; i++)
         if (v->stages[i] >= first && v->stages[i] <= last)
             LU_TRY(open_site(out, i, needs, err));
@@ -80,23 +79,28 @@ static void column_stats(void *arg, int64_t begin, int64_t end, int worker)
     }
 }
 
+int64_t lu_gather_choose(lu_gather *g, int site, int64_t rows, int32_t *source)
+{
+    lu_stats *s = &g->view->block.sites[site].stats;
+    const int64_t cols = g->view->block.sites[site].k, all = s->n_rows + rows;
+    int64_t *stride = &g->sites[site].stride, n = 0;
+    for (; (all + *stride - 1) / *stride > LU_KEPT_ROWS; *stride *= 2) {
+        for (int64_t i = 1; 2 * i < s->n_kept; i++)
+            memcpy(s->rows + i * cols, s->rows + 2 * i * cols, (size_t)cols * sizeof *s->rows);
+        s->n_kept = (s->n_kept + 1) / 2;
+    }
+    for (int64_t r = (*stride - s->n_rows % *stride) % *stride; r < rows; r += *stride)
+        source[n++] = (int32_t)r;
+    return n;
+}
+
 static void keep_rows(lu_gather *g, int site, const float *x, int64_t rows, int64_t cols)
 {
     lu_stats *s = &g->view->block.sites[site].stats;
-    const size_t bytes = (size_t)cols * sizeof *x;
-    for (int64_t r = 0; r < rows; r++) {
-        if ((s->n_rows + r) % g->stride[site] != 0)
-            continue;
-        if (s->n_kept == LU_KEPT_ROWS) {
-            for (int64_t i = 1; i < LU_KEPT_ROWS / 2; i++)
-                memcpy(s->rows + i * cols, s->rows + 2 * i * cols, bytes);
-            s->n_kept /= 2;
-            g->stride[site] *= 2;
-            if ((s->n_rows + r) % g->stride[site] != 0)
-                continue;
-        }
-        memcpy(s->rows + s->n_kept++ * cols, x + r * cols, bytes);
-    }
+    int32_t source[LU_KEPT_ROWS];
+    const int64_t n = lu_gather_choose(g, site, rows, source);
+    for (int64_t i = 0; i < n; i++)
+        memcpy(s->rows + s->n_kept++ * cols, x + source[i] * cols, (size_t)cols * sizeof *x);
 }
 
 void lu_gather_tap(void *user, int64_t layer, const char *name, const float *x, int64_t rows,
@@ -105,17 +109,19 @@ void lu_gather_tap(void *user, int64_t layer, const char *name, const float *x, 
     lu_gather *g = user;
     const int i = lu_view_find_site(g->view, name);
     (void)layer;
-    if (i < 0 || !g->open[i])
+    if (i < 0 || !g->sites[i].open)
         return;
+    const double start = lu_seconds();
     lu_block *b = &g->view->block;
     lu_stats *s = &b->sites[i].stats;
-    column_job job = {.stats = s, .sums = g->sums[i], .x = x, .rows = rows, .cols = cols};
+    column_job job = {.stats = s, .sums = g->sites[i].sums, .x = x, .rows = rows, .cols = cols};
     if (s->absmax || s->lowest || job.sums)
         lu_pool_for(b->ctx->pool, cols, 64, column_stats, &job);
     if (s->hessian)
         lu_la_add_gram(b->la, rows, cols, 1, x, cols, s->hessian);
     keep_rows(g, i, x, rows, cols);
     s->n_rows += rows;
+    g->seconds += lu_seconds() - start;
 }
 
 typedef struct {
@@ -137,14 +143,17 @@ static lutra_status finish_site(lu_gather *g, int i, lutra_err *err)
     lu_block *b = &g->view->block;
     lu_site *site = &b->sites[i];
     lu_stats *s = &site->stats;
-    for (int64_t c = 0; g->sums[i] && s->n_rows && c < site->k; c++)
-        s->absmean[c] = (float)(g->sums[i][c] / (double)s->n_rows);
+    if (g->gpu)
+        LU_TRY(lu_gather_gpu_finish(g, i, err));
+    for (int64_t c = 0; g->sites[i].sums && s->n_rows && c < site->k; c++)
+        s->absmean[c] = (float)(g->sites[i].sums[c] / (double)s->n_rows);
     for (int64_t r = 0; r < s->n_kept * site->k; r++)
         if (!isfinite(s->rows[r]))
             return lu_fail(err, LUTRA_E_FORMAT,
-                           "layer %lld %s: the model's activations are not finite on this text",
-                           (long long)b->index, site->name);
-    if (!s->hessian || !s->n_rows)
+                           "layer %lld %s: the model's activations are not finite on this text%s",
+                           (long long)b->index, site->name,
+                           g->gpu && !g->bf16 ? " in fp16: take bf16" : "");
+    if (g->gpu || !s->hessian || !s->n_rows)
         return LUTRA_OK;
     scale_job job = {.h = s->hessian, .k = site->k, .factor = (float)(1.0 / (double)s->n_rows)};
     lu_pool_for(b->ctx->pool, site->k, 64, scale_rows, &job);
@@ -152,17 +161,20 @@ static lutra_status finish_site(lu_gather *g, int i, lutra_err *err)
     return LUTRA_OK;
 }
 
-lutra_status lu_gather_close(lu_gather *g, lutra_err *err)
+lutra_status lu_gather_close(lu_gather *g, double *seconds, lutra_err *err)
 {
+    const double start = lu_seconds();
     lutra_status status = LUTRA_OK;
-    for (int i = 0; g->open && g->sums && g->stride && i < g->view->block.n_sites; i++) {
-        if (status == LUTRA_OK && g->open[i])
+    for (int i = 0; g->sites && i < g->view->block.n_sites; i++) {
+        if (status == LUTRA_OK && g->sites[i].open)
             status = finish_site(g, i, err);
-        lu_free(g->sums[i]);
+        lu_free(g->sites[i].sums);
     }
-    lu_free(g->open);
-    lu_free(g->sums);
-    lu_free(g->stride);
+    if (g->gpu)
+        lu_gather_gpu_close(g);
+    lu_free(g->sites);
+    if (seconds)
+        *seconds = g->seconds + lu_seconds() - start;
     *g = (lu_gather){.view = NULL};
     return status;
 }

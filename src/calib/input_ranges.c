@@ -66,13 +66,23 @@ static bool observe(lu_input_ranges *r, lu_act_observer *o, const lu_site_linear
     return finite;
 }
 
+static bool is_watched(const lu_input_ranges *r, int at)
+{
+    return at >= 0 && r->view->stages[at] >= r->first && r->view->stages[at] < r->end;
+}
+
+bool lu_input_ranges_sees(const lu_input_ranges *r, const char *site)
+{
+    return is_watched(r, lu_view_find_site(r->view, site));
+}
+
 void lu_input_ranges_tap(void *user, int64_t layer, const char *site, const float *x, int64_t rows,
                          int64_t cols)
 {
     lu_input_ranges *r = user;
     const int at = lu_view_find_site(r->view, site);
     (void)layer;
-    if (at < 0 || r->view->stages[at] < r->first || r->view->stages[at] >= r->end)
+    if (!is_watched(r, at))
         return;
     const bool routed = r->view->model->config.n_experts > 1 && r->view->stages[at] >= LU_STAGE_MLP;
     const int64_t step = routed ? rows : r->length;

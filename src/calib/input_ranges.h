@@ -31,6 +31,9 @@ void lu_input_ranges_close(lu_input_ranges *r);
 void lu_input_ranges_tap(void *user, int64_t layer, const char *site, const float *x, int64_t rows,
                          int64_t cols);
 
+/* Whether the tap looks at this site's rows at all. */
+bool lu_input_ranges_sees(const lu_input_ranges *r, const char *site);
+
 /* Sets input_scale and input_zero of the linears' codes. A linear that saw no row (an expert
    without tokens) gets the widest range of the layer. E_FORMAT if an input was not finite. */
 lutra_status lu_input_ranges_settle(lu_input_ranges *r, lutra_err *err);

@@ -37,6 +37,7 @@ typedef struct {
     float **outputs;     /* of the site being rounded: rows times weights before, per linear */
     bool past_attention; /* the stream is where the MLP begins */
     bool gathered;       /* float inputs: statistics are complete and stay */
+    double statistics;   /* seconds */
 } run;
 
 static bool has_data(const run *r) { return r->runner.model != NULL; }
@@ -84,21 +85,8 @@ static lutra_status walk_and_watch(run *r, lu_stage first, lu_stage end, lu_stag
 {
     r->ranges.first = first;
     r->ranges.end = end;
-    return lu_runner_walk(&r->runner, &r->view, first, to,
-                          r->ranges.view ? lu_input_ranges_tap : NULL, &r->ranges, advance, err);
-}
-
-typedef struct {
-    lu_gather *gather;
-    lu_input_ranges *ranges;
-} two_taps;
-
-static void tap_both(void *user, int64_t layer, const char *site, const float *x, int64_t rows,
-                     int64_t cols)
-{
-    const two_taps *t = user;
-    lu_gather_tap(t->gather, layer, site, x, rows, cols);
-    lu_input_ranges_tap(t->ranges, layer, site, x, rows, cols);
+    const lu_watch watch = {NULL, r->ranges.view ? &r->ranges : NULL};
+    return lu_runner_walk(&r->runner, &r->view, first, to, watch, advance, err);
 }
 
 /* Statistics of the sites at stages first..last, from a walk that ends there. */
@@ -107,15 +95,17 @@ static lutra_status gather(run *r, lu_stage first, lu_stage last, unsigned needs
 {
     lu_gather g;
     const lu_stage from = r->past_attention ? LU_STAGE_MLP : LU_STAGE_QKV;
-    lutra_status status = lu_gather_open(&r->view, first, last, needs, &g, err);
-    two_taps both = {&g, &r->ranges};
+    lutra_status status = lu_gather_open(&r->view, first, last, needs, r->p->gpu,
+                                         r->p->act == LUTRA_BF16, &g, err);
+    const lu_watch watch = {&g, advance && r->ranges.view ? &r->ranges : NULL};
+    double seconds;
     r->ranges.first = from;
     r->ranges.end = last;
-    if (status == LUTRA_OK && advance && r->ranges.view)
-        status = lu_runner_walk(&r->runner, &r->view, from, last, tap_both, &both, true, err);
-    else if (status == LUTRA_OK)
-        status = lu_runner_walk(&r->runner, &r->view, from, last, lu_gather_tap, &g, advance, err);
-    const lutra_status closed = lu_gather_close(&g, status == LUTRA_OK ? err : NULL);
+    if (status == LUTRA_OK)
+        status = lu_runner_walk(&r->runner, &r->view, from, last, watch, advance, err);
+    r->runner.seconds -= g.seconds; /* counted once */
+    const lutra_status closed = lu_gather_close(&g, &seconds, status == LUTRA_OK ? err : NULL);
+    r->statistics += seconds;
     return status == LUTRA_OK ? closed : status;
 }
 
@@ -304,6 +294,33 @@ static lutra_status watch_last(run *r, lutra_err *err)
                           LU_STAGE_DOWN, false, err);
 }
 
+/* What is counted where it happens, since the run began. */
+static lutra_quantize_times times_now(const run *r)
+{
+    return (lutra_quantize_times){.walk = r->runner.seconds,
+                                  .statistics = r->statistics,
+                                  .factor = lu_la_factor_seconds(r->la)};
+}
+
+static void count_times(run *r, const lutra_quantize_times *before, double worked, double written)
+{
+    const lutra_quantize_times now = times_now(r);
+    lutra_quantize_times *all = r->p->times, t;
+    t.statistics = now.statistics - before->statistics;
+    t.walk = now.walk - before->walk;
+    t.factor = now.factor - before->factor;
+    t.methods = worked - t.walk - t.statistics - t.factor;
+    t.write = written;
+    lu_log(r->p->ctx, LUTRA_LOG_DEBUG,
+           "layer %lld: walks %.3f s, statistics %.3f, factors %.3f, methods %.3f, writing %.3f",
+           (long long)r->view.block.index, t.walk, t.statistics, t.factor, t.methods, t.write);
+    all->walk += t.walk;
+    all->statistics += t.statistics;
+    all->factor += t.factor;
+    all->methods += t.methods;
+    all->write += t.write;
+}
+
 static lutra_status compress_block(run *r, lutra_err *err)
 {
     const bool last = r->view.block.index + 1 == r->model->config.n_layers;
@@ -322,6 +339,8 @@ static lutra_status compress_block(run *r, lutra_err *err)
     }
     if (has_data(r))
         lu_runner_serve(&r->runner, &r->view);
+    const lutra_quantize_times before = times_now(r);
+    const double start = lu_seconds();
     if (lu_input_ranges_wanted(&r->view))
         LU_TRY(lu_input_ranges_open(&r->view, r->p->act_rule, r->p->act_percentile, r->data.length,
                                     &r->ranges, err));
@@ -333,7 +352,10 @@ static lutra_status compress_block(run *r, lutra_err *err)
         LU_TRY(watch_last(r, err));
     if (r->ranges.view)
         LU_TRY(lu_input_ranges_settle(&r->ranges, err));
-    return lu_output_write(&r->output, &r->view, r->errors, err);
+    const double worked = lu_seconds();
+    LU_TRY(lu_output_write(&r->output, &r->view, r->errors, err));
+    count_times(r, &before, worked - start, lu_seconds() - worked);
+    return LUTRA_OK;
 }
 
 /* A layer that a former run has finished: only its outputs are wanted. */
@@ -403,7 +425,12 @@ static lutra_status open_data(run *r, int64_t n_done, lutra_err *err)
                        (long long)p->calibration->length, (long long)r->model->config.max_context);
     LU_TRY(lu_dataset_open(p->ctx, p->calibration, lu_checkpoint_path(p->plan->checkpoint),
                            r->model->config.vocab_size, &r->data, err));
-    return lu_runner_open(r->model, &r->data, p->calibration->memory, p->folder,
+    const lu_walker_options o = {.gpu = p->gpu,
+                                 .act = p->act,
+                                 .gpu_reserve = p->gpu_reserve,
+                                 .memory = p->calibration->memory,
+                                 .folder = p->folder};
+    return lu_runner_open(r->model, &r->data, &o,
                           (double)n_done + (double)(layers - n_done) * walks_per_block(r),
                           &r->runner, err);
 }

@@ -5,6 +5,7 @@
 #include "calib/journal.h"
 #include "calib/quantize_plan.h"
 #include "calib/recipe_parts.h"
+#include "kern/gpu.h"
 
 typedef struct lu_pipeline {
     lutra_ctx *ctx;
@@ -14,6 +15,10 @@ typedef struct lu_pipeline {
     lutra_range range;                    /* for passes that name none */
     const char *act_rule;                 /* of fixed input scales, as act_percentile: */
     double act_percentile;                /* lutra_quantize_options */
+    lu_gpu *gpu;         /* where rows are walked and matrices factored; NULL: on the CPU */
+    lutra_dtype act;     /* of activations on a GPU: BF16 or F16 */
+    int64_t gpu_reserve; /* its memory that kept activations leave free */
+    lutra_quantize_times *times;          /* added to */
     const char *folder;                   /* where the shards are made */
     lu_journal *journal;
     lu_journal_entry *entries;

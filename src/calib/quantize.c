@@ -94,9 +94,6 @@ static lutra_status open_device(lutra_ctx *ctx, const lutra_quantize_options *o,
     LU_TRY(lu_gpu_parse(o->device, &ordinal, err));
     if (ordinal < 0 || o->dry_run)
         return LUTRA_OK;
-    if (o->recipe)
-        return lu_fail(err, LUTRA_E_UNSUPPORTED,
-                       "recipes compress on the CPU: leave the device out, or the recipe");
     return lu_gpu_open(ctx->gpu, ordinal, out, err);
 }
 
@@ -177,7 +174,23 @@ static uint64_t hash_calibration(uint64_t h, const lutra_calibration *c, bool *o
     return c->data ? hash_file(h, "", c->data, ok) : h;
 }
 
-static uint64_t request_of(const lu_plan *p, const lutra_quantize_options *o, bool *ok)
+/* Calibrated results are those of one kind of device, and repeat there to the bit. */
+static uint64_t hash_device(uint64_t h, const lu_gpu *gpu, lutra_dtype act)
+{
+    const uint64_t kind = (uint64_t)act;
+    if (!gpu)
+        return h;
+    h = hash(h, gpu->info.name, strlen(gpu->info.name) + 1);
+    return hash(h, &kind, sizeof kind);
+}
+
+static bool has_data(const lutra_quantize_options *o)
+{
+    return o->recipe && o->calibration && o->calibration->data;
+}
+
+static uint64_t request_of(const lu_plan *p, const lutra_quantize_options *o, const lu_gpu *gpu,
+                           bool *ok)
 {
     const char *in = lu_checkpoint_path(p->checkpoint);
     uint64_t h = 0xcbf29ce484222325u;
@@ -207,6 +220,8 @@ static uint64_t request_of(const lu_plan *p, const lutra_quantize_options *o, bo
         h = hash(h, p->shards[s].header, p->shards[s].header_bytes);
     if (o->recipe)
         h = lu_recipe_hash(o->recipe, hash, h);
+    if (has_data(o))
+        h = hash_device(h, gpu, o->calibration->dtype);
     return o->recipe && o->calibration ? hash_calibration(h, o->calibration, ok) : h;
 }
 
@@ -305,7 +320,8 @@ static lutra_status bytes_to_write(const lu_plan *p, const lu_journal_entry *ent
 /* Everything between the lock and the rename. */
 static lutra_status fill_folder(lutra_ctx *ctx, lu_gpu *gpu, const lu_plan *p, lu_out_folder *out,
                                 const lutra_quantize_options *o, int64_t batch_bytes,
-                                lutra_quantize_report *report, lutra_err *err)
+                                int64_t gpu_reserve, lutra_quantize_report *report,
+                                lutra_err *err)
 {
     lu_shard_writer *writer = NULL;
     lu_journal journal = {.fd = -1};
@@ -313,7 +329,7 @@ static lutra_status fill_folder(lutra_ctx *ctx, lu_gpu *gpu, const lu_plan *p, l
     if (!entries)
         return lu_fail_nomem(err, (size_t)p->n_tensors * sizeof *entries);
     bool ok = true;
-    const uint64_t request = request_of(p, o, &ok);
+    const uint64_t request = request_of(p, o, gpu, &ok);
     lutra_status status =
         ok ? lu_journal_open(out->partial, request, entries, p->n_tensors, &journal, err)
            : lu_fail_nomem(err, strlen(out->partial));
@@ -342,6 +358,11 @@ static lutra_status fill_folder(lutra_ctx *ctx, lu_gpu *gpu, const lu_plan *p, l
                                                 .range = o->range,
                                                 .act_rule = o->act_rule,
                                                 .act_percentile = o->act_percentile,
+                                                .gpu = has_data(o) ? gpu : NULL,
+                                                .act = o->calibration ? o->calibration->dtype
+                                                                      : LUTRA_BF16,
+                                                .gpu_reserve = gpu_reserve,
+                                                .times = &report->times,
                                                 .folder = out->partial,
                                                 .journal = &journal,
                                                 .entries = entries},
@@ -362,7 +383,7 @@ static lutra_status fill_folder(lutra_ctx *ctx, lu_gpu *gpu, const lu_plan *p, l
 
 static lutra_status run(lutra_ctx *ctx, lu_gpu *gpu, const lu_plan *p, const char *out_path,
                         const lutra_quantize_options *o, int64_t batch_bytes,
-                        lutra_quantize_report *report, lutra_err *err)
+                        int64_t gpu_reserve, lutra_quantize_report *report, lutra_err *err)
 {
     lu_out_folder out;
     lutra_status status =
@@ -370,7 +391,7 @@ static lutra_status run(lutra_ctx *ctx, lu_gpu *gpu, const lu_plan *p, const cha
     if (status == LUTRA_OK && !o->dry_run) {
         status = lu_out_begin(&out, o->restart, err);
         if (status == LUTRA_OK)
-            status = fill_folder(ctx, gpu, p, &out, o, batch_bytes, report, err);
+            status = fill_folder(ctx, gpu, p, &out, o, batch_bytes, gpu_reserve, report, err);
         if (status == LUTRA_OK)
             status = lu_out_finish(&out, err);
         if (status == LUTRA_E_NOSPACE && err && strlen(err->msg) < sizeof err->msg / 2) {
@@ -429,7 +450,9 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
     lutra_checkpoint *c = NULL;
     lu_plan plan = {.n_tensors = 0};
     lu_gpu *gpu = NULL;
+    lu_forecast forecast = {.host = 0};
     LU_TRY(check_options(&o, err));
+    const bool on_gpu = o.device && *o.device && strcmp(o.device, "cpu") != 0;
     LU_TRY(open_device(ctx, &o, &gpu, err));
     lutra_status status = lu_checkpoint_open(in, &c, err);
     if (status == LUTRA_OK)
@@ -451,8 +474,10 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
     if (status == LUTRA_OK) {
         fill_report(&plan, &r);
         if (o.recipe && o.calibration)
-            status =
-                lu_pipeline_forecast(ctx, &plan, o.recipe, o.calibration, &r.memory_forecast, err);
+            status = lu_pipeline_forecast(ctx, &plan, o.recipe, o.calibration, on_gpu, &forecast,
+                                          err);
+        r.memory_forecast = forecast.host;
+        r.gpu_forecast = forecast.gpu;
     }
     if (status == LUTRA_OK) {
         if (!o.recipe)
@@ -462,12 +487,13 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
         if (plan.n_routers > 0)
             lu_log(ctx, LUTRA_LOG_INFO, "%lld expert routers are left as they are",
                    (long long)plan.n_routers);
-        status = run(ctx, gpu, &plan, out, &o, batch_bytes, &r, err);
+        status = run(ctx, gpu, &plan, out, &o, batch_bytes, forecast.gpu_reserve, &r, err);
     }
     if (status == LUTRA_OK && o.dry_run && o.avg_bits > 0)
         status = list_errors(&plan, NULL, &r, err);
     lu_plan_free(&plan);
     lutra_checkpoint_close(c);
+    r.gpu_peak = gpu ? gpu->info.memory - (int64_t)gpu->least_free : 0;
     lu_gpu_close(gpu);
     r.seconds = lu_seconds() - start;
     r.peak_rss = lu_peak_rss();

@@ -48,6 +48,7 @@ lutra_status lu_gpu_open(const lu_gpu_api *api, int ordinal, lu_gpu **out, lutra
     g->api = api;
     g->ordinal = ordinal;
     lutra_status status = api->info(ordinal, &g->info, err);
+    g->least_free = (size_t)g->info.memory;
     if (status == LUTRA_OK)
         status = api->open(g, err);
     if (status != LUTRA_OK) {
@@ -56,6 +57,13 @@ lutra_status lu_gpu_open(const lu_gpu_api *api, int ordinal, lu_gpu **out, lutra
     }
     *out = g;
     return LUTRA_OK;
+}
+
+void lu_gpu_note_free(lu_gpu *g)
+{
+    size_t bytes;
+    if (g->api->free_memory(g, &bytes) == 0 && bytes < g->least_free)
+        g->least_free = bytes;
 }
 
 void lu_gpu_close(lu_gpu *g)

@@ -31,6 +31,7 @@ typedef struct lu_gpu {
     lu_cuda_device chip; /* for lut_matmul */
     void *stream;
     void *own; /* of the table */
+    size_t least_free; /* bytes: the least that any take since the opening has left */
 } lu_gpu;
 
 /* y[m][n] = x[m][k] . w[n][k]^T (+ bias): fp16 or bf16 as bf16 says, sums in float32. w has dense
@@ -182,6 +183,8 @@ lutra_status lu_gpu_parse(const char *device, int *ordinal, lutra_err *err);
 /* api: NULL = the build's. E_UNSUPPORTED: no such GPU, or none at all, and why. E_NOMEM. */
 lutra_status lu_gpu_open(const lu_gpu_api *api, int ordinal, lu_gpu **out, lutra_err *err);
 void lu_gpu_close(lu_gpu *g);
+/* For the tables' take: looks what is free. */
+void lu_gpu_note_free(lu_gpu *g);
 
 /* "cuda:0: WHAT: text of the error" */
 lutra_status lu_gpu_fail(const lu_gpu *g, int error, const char *what, lutra_err *err);

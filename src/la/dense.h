@@ -14,6 +14,7 @@ typedef struct lu_la lu_la;
 lutra_status lu_la_open(lu_pool *pool, lu_la **out, lutra_err *err);
 void lu_la_close(lu_la *la);
 lu_pool *lu_la_pool(const lu_la *la);
+double lu_la_factor_seconds(const lu_la *la); /* that lu_la_inverse_factor took so far */
 
 /* c[m][n] = alpha op(a) op(b) + beta c, where op transposes if asked: op(a) is [m][k], op(b) is
    [k][n]. lda, ldb, ldc: floats between rows as stored. With beta 0, c is not read. */

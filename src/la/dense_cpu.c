@@ -13,6 +13,7 @@
 
 struct lu_la {
     lu_pool *pool;
+    double factor_seconds;
 };
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -31,6 +32,7 @@ lutra_status lu_la_open(lu_pool *pool, lu_la **out, lutra_err *err)
 
 void lu_la_close(lu_la *la) { lu_free(la); }
 lu_pool *lu_la_pool(const lu_la *la) { return la->pool; }
+double lu_la_factor_seconds(const lu_la *la) { return la->factor_seconds; }
 
 /* ---- products ------------------------------------------------------------------------------- */
 

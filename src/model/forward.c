@@ -74,10 +74,10 @@ static void embed(const lutra_model *m, int32_t id, float *x)
             x[i] *= m->config.embed_scale;
 }
 
-void lu_forward_embed(lu_forward *f, const int32_t *ids, int64_t n, float *out)
+void lu_model_embed(const lutra_model *m, const int32_t *ids, int64_t n, float *out)
 {
     for (int64_t i = 0; i < n; i++)
-        embed(f->model, ids[i], out + i * f->model->config.hidden_size);
+        embed(m, ids[i], out + i * m->config.hidden_size);
 }
 
 static void embed_rows(void *arg, int64_t begin, int64_t end, int worker)

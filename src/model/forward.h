@@ -77,7 +77,7 @@ lutra_status lu_forward_layer(lu_forward *f, const lu_layer_run *r, lutra_err *e
 const float *lu_forward_branch(const lu_forward *f); /* [rows][hidden] */
 
 /* The embeddings of ids, scaled as the model does: out [n][hidden]. */
-void lu_forward_embed(lu_forward *f, const int32_t *ids, int64_t n, float *out);
+void lu_model_embed(const lutra_model *m, const int32_t *ids, int64_t n, float *out);
 
 /* Runs one pass over 1 .. max_rows rows. Ids must be in the vocabulary and positions within the
    caches: the caller has checked them. Afterwards lu_forward_logits can be asked for any row; rows

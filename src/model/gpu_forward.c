@@ -349,13 +349,20 @@ static lutra_status warm_up(lu_gpu_forward *f, lutra_err *err)
 lutra_status lu_gpu_forward_open(lutra_model *m, int64_t max_rows, int64_t max_context,
                                  lu_gpu_forward **out, lutra_err *err)
 {
+    return lu_gpu_forward_open_on(m, m->gpu, max_rows, max_context, false, out, err);
+}
+
+lutra_status lu_gpu_forward_open_on(lutra_model *m, lu_gpu_model *g, int64_t max_rows,
+                                    int64_t max_context, bool layers_only, lu_gpu_forward **out,
+                                    lutra_err *err)
+{
     const int64_t vocab = m->config.vocab_size;
     lu_gpu_forward *f = lu_calloc(1, sizeof *f);
     if (!f)
         return lu_fail_nomem(err, sizeof *f);
     f->model = m;
-    f->g = m->gpu;
-    f->gpu = m->gpu->gpu;
+    f->g = g;
+    f->gpu = g->gpu;
     f->max_rows = max_rows;
     f->max_context = max_context;
     f->max_pages = (max_context - 1) / LU_GPU_PAGE_TOKENS + 1;
@@ -368,6 +375,8 @@ lutra_status lu_gpu_forward_open(lutra_model *m, int64_t max_rows, int64_t max_c
         f->logit_rows = max_rows;
     if (f->logit_rows < 1)
         f->logit_rows = 1;
+    if (layers_only)
+        f->logit_rows = 0;
     f->float_rows = f->logit_rows < FLOAT_ROWS ? f->logit_rows : FLOAT_ROWS;
     lutra_status status = LUTRA_OK;
     const int error = f->gpu->api->use(f->gpu);
@@ -377,7 +386,7 @@ lutra_status lu_gpu_forward_open(lutra_model *m, int64_t max_rows, int64_t max_c
         status = allocate(f, err);
     if (status == LUTRA_OK)
         status = put_angles(f, err);
-    if (status == LUTRA_OK)
+    if (status == LUTRA_OK && !layers_only)
         status = warm_up(f, err);
     if (status != LUTRA_OK) {
         lu_gpu_forward_close(f);

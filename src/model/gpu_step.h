@@ -14,6 +14,12 @@
    passes take the prefill kernel. */
 #define LU_GPU_DECODE_ROWS 256
 
+/* Sees act rows x [rows][cols], which are the inputs of the linear `site` and lie on the GPU, before
+   they are multiplied; may change them. Linears that share their input: asked for the first of them;
+   an expert without rows: not at all. */
+typedef lutra_status (*lu_gpu_tap)(void *user, const char *site, uint16_t *x, int64_t rows,
+                                   int64_t cols, lutra_err *err);
+
 /* What the kernels of one pass are told. The arrays are on the GPU. */
 typedef struct lu_gpu_pass {
     const int32_t *ids;
@@ -22,6 +28,9 @@ typedef struct lu_gpu_pass {
     int64_t bound;         /* on positions: sets how decoding splits the cache */
     const int32_t *starts; /* host [n_segments + 1]: first row of each segment, rows.n */
     int64_t n_segments;
+    bool one_layer;  /* the KV cache has room for one layer, whichever runs */
+    lu_gpu_tap tap;  /* NULL: nobody watches */
+    void *tap_user;
 } lu_gpu_pass;
 
 /* A recorded pass. The first pass of a kind runs without, so that libraries and kernels are loaded
@@ -85,6 +94,11 @@ int64_t lu_gpu_bound(const lu_gpu_forward *f, int64_t position);
 /* Queues the layers: x of all rows is then their output. */
 lutra_status lu_gpu_walk(lu_gpu_forward *f, const lu_gpu_pass *p, lutra_err *err);
 
+/* Queues a part of one layer over the rows that x holds, as lu_forward_layer (forward.h); branch is then
+   the output of the last complete branch. No recording. */
+lutra_status lu_gpu_walk_layer(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t layer,
+                               lu_stage from, lu_stage to, lutra_err *err);
+
 /* Queues the final norm and lm_head: logits of rows [row, row + n), n <= logit_rows. */
 lutra_status lu_gpu_head(lu_gpu_forward *f, int64_t row, int64_t n, lutra_err *err);
 
@@ -95,5 +109,11 @@ lutra_status lu_gpu_replay(lu_gpu_forward *f, lu_gpu_graphs *graphs, const lu_gp
 void lu_gpu_graphs_drop(lu_gpu_forward *f, lu_gpu_graphs *graphs);
 
 void lu_gpu_decode_close(lu_gpu_forward *f);
+
+/* gpu_forward.c: the memory of passes over the layers of `m` as `g` holds them; g need not be m->gpu.
+   layers_only: without what logits need. */
+lutra_status lu_gpu_forward_open_on(lutra_model *m, lu_gpu_model *g, int64_t max_rows,
+                                    int64_t max_context, bool layers_only, lu_gpu_forward **out,
+                                    lutra_err *err);
 
 #endif

@@ -1,5 +1,5 @@
 /* gpu_walk.c - the walk through the layers on a GPU (gpu_step.h), as forward.c, self_attention.c
-   and mlp.c do it on the CPU. */
+   and mlp.c do it on the CPU; and through a part of one layer, as layer_pass.c does. */
 #include <string.h>
 
 #include "base/context.h"
@@ -26,6 +26,13 @@ static lutra_status seam(lu_gpu_forward *f, int64_t row, int64_t n, joint j, lut
                                  .stream = f->gpu->stream};
     LU_GPU_TRY(f->gpu, f->gpu->api->seam(&a), "a norm", err);
     return LUTRA_OK;
+}
+
+/* Shows the inputs of a linear to whoever watches. */
+static lutra_status show(const lu_gpu_pass *p, const lu_module *module, uint16_t *x, int64_t rows,
+                         lutra_err *err)
+{
+    return p->tap ? p->tap(p->tap_user, module->site, x, rows, module->weight.k, err) : LUTRA_OK;
 }
 
 static lutra_status embed(lu_gpu_forward *f, const lu_gpu_pass *p, lutra_err *err)
@@ -77,7 +84,7 @@ static lutra_status attend(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t laye
         .ld = ld,
         .n_heads = c->n_heads,
         .kv = kv,
-        .layer = layer,
+        .layer = p->one_layer ? 0 : layer,
         .window = c->kind[layer] == LU_ATTN_SLIDING ? c->window : 0,
         .scale = c->query_scale,
         .softcap = c->attn_softcap,
@@ -98,7 +105,7 @@ static lutra_status attend(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t laye
                                     .cosines = cosines,
                                     .sines = sines,
                                     .kv = kv,
-                                    .layer = layer,
+                                    .layer = a.layer,
                                     .bf16 = f->g->bf16,
                                     .stream = f->gpu->stream};
     LU_GPU_TRY(f->gpu, api->rope_store(&rope), "the rotation", err);
@@ -107,34 +114,53 @@ static lutra_status attend(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t laye
 }
 
 static lutra_status attention_branch(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t layer,
-                                     lutra_err *err)
+                                     lu_stage to, lutra_err *err)
 {
     const lu_gpu_layer *l = &f->g->layers[layer];
+    const lu_module *modules = f->model->layers[layer].attention;
+    LU_TRY(show(p, &modules[LU_SLOT_Q], f->in, p->rows.n, err));
+    if (to == LU_STAGE_QKV)
+        return LUTRA_OK;
     LU_TRY(lu_gpu_product(f->g, &l->qkv, f->in, p->rows.n, f->qkv, err));
     LU_TRY(attend(f, p, layer, l->qkv.n, err));
+    LU_TRY(show(p, &modules[LU_SLOT_O], f->attended, p->rows.n, err));
+    if (to == LU_STAGE_O)
+        return LUTRA_OK;
     return lu_gpu_product(f->g, &l->o, f->attended, p->rows.n, f->branch, err);
 }
 
-static lutra_status feed_forward(lu_gpu_forward *f, const lu_gpu_expert *e, const uint16_t *in,
-                                 int64_t first, int64_t rows, uint16_t *out, lutra_err *err)
+/* Rows [first, first + rows) of the buffers, through one expert, up to stage `to`. */
+static lutra_status feed_forward(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t layer,
+                                 int64_t expert, uint16_t *in, int64_t first, int64_t rows,
+                                 lu_stage to, uint16_t *out, lutra_err *err)
 {
     const lu_model_config *c = &f->model->config;
+    const lu_gpu_expert *e = &f->g->layers[layer].experts[expert];
+    const lu_module *modules = f->model->layers[layer].experts[expert];
     const int64_t cols = c->intermediate_size;
     uint16_t *gate_up = f->gate_up + first * 2 * cols, *mid = f->mid + first * cols;
+    LU_TRY(show(p, &modules[LU_GATE], in, rows, err));
+    if (to == LU_STAGE_MLP)
+        return LUTRA_OK;
     LU_TRY(lu_gpu_product(f->g, &e->gate_up, in, rows, gate_up, err));
     LU_GPU_TRY(f->gpu,
                f->gpu->api->act_mul(rows, cols, gate_up, c->activation == LU_ACT_GELU_TANH,
                                     f->g->bf16, mid, f->gpu->stream),
                "the activation", err);
+    LU_TRY(show(p, &modules[LU_DOWN], mid, rows, err));
+    if (to == LU_STAGE_DOWN)
+        return LUTRA_OK;
     return lu_gpu_product(f->g, &e->down, mid, rows, out, err);
 }
 
-static lutra_status expert_branch(lu_gpu_forward *f, int64_t n, int64_t layer, lutra_err *err)
+static lutra_status expert_branch(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t layer,
+                                  lu_stage to, lutra_err *err)
 {
     const lu_model_config *c = &f->model->config;
     const lu_gpu_layer *l = &f->g->layers[layer];
     const lu_gpu_api *api = f->gpu->api;
-    const int64_t cols = c->hidden_size;
+    const int64_t cols = c->hidden_size, n = p->rows.n;
+    LU_TRY(show(p, &f->model->layers[layer].router, f->in, n, err));
     LU_TRY(lu_gpu_product(f->g, &l->router, f->in, n, f->router, err));
     LU_GPU_TRY(f->gpu,
                api->moe_route(n, c->n_experts, c->n_active, f->router, f->g->bf16, f->source,
@@ -151,14 +177,48 @@ static lutra_status expert_branch(lu_gpu_forward *f, int64_t n, int64_t layer, l
     for (int64_t e = 0; e < c->n_experts; e++) {
         const int64_t first = f->host_first[e], rows = f->host_first[e + 1] - first;
         if (rows > 0)
-            LU_TRY(feed_forward(f, &l->experts[e], f->gathered + first * cols, first, rows,
+            LU_TRY(feed_forward(f, p, layer, e, f->gathered + first * cols, first, rows, to,
                                 f->expert_out + first * cols, err));
     }
+    if (to < LU_STAGE_END)
+        return LUTRA_OK;
     LU_GPU_TRY(f->gpu,
                api->moe_scatter(n, cols, c->n_active, f->place, f->share, f->expert_out, f->g->bf16,
                                 f->branch, f->gpu->stream),
                "the experts' sum", err);
     return LUTRA_OK;
+}
+
+static lutra_status mlp_branch(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t layer, lu_stage to,
+                               lutra_err *err)
+{
+    return f->moe ? expert_branch(f, p, layer, to, err)
+                  : feed_forward(f, p, layer, 0, f->in, 0, p->rows.n, to, f->branch, err);
+}
+
+lutra_status lu_gpu_walk_layer(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t layer,
+                               lu_stage from, lu_stage to, lutra_err *err)
+{
+    const lu_gpu_layer *l = &f->g->layers[layer];
+    const int64_t n = p->rows.n;
+    const bool attention = from == LU_STAGE_QKV;
+    LU_TRY(lu_check_cancel(f->model->ctx, err));
+    LU_TRY(seam(f, 0, n, (joint){.in_norm = l->norm[attention ? LU_NORM_ATTN_IN : LU_NORM_MLP_IN]},
+                err));
+    if (attention) {
+        LU_TRY(attention_branch(f, p, layer, to, err));
+        if (to < LU_STAGE_MLP)
+            return LUTRA_OK;
+        LU_TRY(seam(f, 0, n,
+                    (joint){.add = true,
+                            .out_norm = l->norm[LU_NORM_ATTN_OUT],
+                            .in_norm = l->norm[LU_NORM_MLP_IN]},
+                    err));
+    }
+    LU_TRY(mlp_branch(f, p, layer, to, err));
+    if (to < LU_STAGE_END)
+        return LUTRA_OK;
+    return seam(f, 0, n, (joint){.add = true, .out_norm = l->norm[LU_NORM_MLP_OUT]}, err);
 }
 
 lutra_status lu_gpu_walk(lu_gpu_forward *f, const lu_gpu_pass *p, lutra_err *err)
@@ -170,14 +230,13 @@ lutra_status lu_gpu_walk(lu_gpu_forward *f, const lu_gpu_pass *p, lutra_err *err
     for (int64_t i = 0; i < n_layers; i++) {
         const lu_gpu_layer *l = &layers[i];
         LU_TRY(lu_check_cancel(f->model->ctx, err));
-        LU_TRY(attention_branch(f, p, i, err));
+        LU_TRY(attention_branch(f, p, i, LU_STAGE_MLP, err));
         LU_TRY(seam(f, 0, n,
                     (joint){.add = true,
                             .out_norm = l->norm[LU_NORM_ATTN_OUT],
                             .in_norm = l->norm[LU_NORM_MLP_IN]},
                     err));
-        LU_TRY(f->moe ? expert_branch(f, n, i, err)
-                      : feed_forward(f, l->experts, f->in, 0, n, f->branch, err));
+        LU_TRY(mlp_branch(f, p, i, LU_STAGE_END, err));
         LU_TRY(
             seam(f, 0, n,
                  (joint){.add = true,

@@ -125,7 +125,6 @@ static int free_memory(lu_gpu *g, size_t *bytes)
 
 static int take(lu_gpu *g, size_t bytes, void **out)
 {
-    (void)g;
     uint8_t *p = bytes <= gpu_emulated_now.memory - gpu_emulated_now.taken
                      ? aligned_alloc(HEADER, (bytes + 2 * HEADER - 1) / HEADER * HEADER)
                      : NULL;
@@ -135,6 +134,7 @@ static int take(lu_gpu *g, size_t bytes, void **out)
     memcpy(p, &bytes, sizeof bytes);
     gpu_emulated_now.taken += bytes;
     *out = p + HEADER;
+    lu_gpu_note_free(g);
     return 0;
 }
 

@@ -41,7 +41,8 @@ static void enter(bench *b, const char *family)
     b->data.ids = lu_array(SAMPLES * LENGTH, sizeof *b->data.ids);
     for (int i = 0; i < SAMPLES * LENGTH; i++)
         b->data.ids[i] = (int32_t)((syn_random(&seed) + 0.5f) * 95);
-    must(lu_runner_open(b->model, &b->data, 1 << 20, b->folder, 1, &b->runner, &err), &err);
+    const lu_walker_options o = {.memory = 1 << 20, .folder = b->folder};
+    must(lu_runner_open(b->model, &b->data, &o, 1, &b->runner, &err), &err);
 }
 
 static void leave(bench *b)
@@ -62,23 +63,31 @@ static void open_layer(bench *b, int64_t layer, lu_view *v)
     lu_runner_serve(&b->runner, v);
 }
 
+static int64_t stream_count(const bench *b)
+{
+    return SAMPLES * LENGTH * b->model->config.hidden_size;
+}
+
+static const lu_batch all_rows = {.rows = SAMPLES * LENGTH, .samples = SAMPLES};
+
 static float *read_stream(const bench *b)
 {
-    const lu_store *s = &b->runner.stream;
-    float *x = lu_array((size_t)(s->rows * s->cols), sizeof *x);
-    must(lu_store_read(s, 0, s->rows, x, NULL), NULL);
+    lu_walker *w = b->runner.walker;
+    float *x = lu_array((size_t)stream_count(b), sizeof *x);
+    must(w->api->get(w, LU_REST_STREAM, &all_rows, x, NULL), NULL);
     return x;
 }
 
 static void write_stream(bench *b, const float *x)
 {
-    must(lu_store_write(&b->runner.stream, 0, b->runner.stream.rows, x, NULL), NULL);
+    lu_walker *w = b->runner.walker;
+    must(w->api->put(w, LU_REST_STREAM, &all_rows, x, NULL), NULL);
 }
 
 static void walk(bench *b, lu_view *v, lu_stage from, lu_stage to)
 {
     lutra_err err;
-    must(lu_runner_walk(&b->runner, v, from, to, NULL, NULL, true, &err), &err);
+    must(lu_runner_walk(&b->runner, v, from, to, NULL, true, &err), &err);
 }
 
 /* ---- the same as the whole pass ----------------------------------------------------------------
@@ -159,7 +168,7 @@ static void a_scale_through_a_seam_changes_no_output(void **state)
             lu_view v;
             open_layer(&b, layer, &v);
             float *start = read_stream(&b);
-            const int64_t count = b.runner.stream.rows * b.runner.stream.cols;
+            const int64_t count = stream_count(&b);
             walk(&b, &v, LU_STAGE_QKV, LU_STAGE_END);
             float *want = read_stream(&b);
             for (int i = 0; i < v.block.n_seams; i++, seams++) {
@@ -236,11 +245,9 @@ static void statistics_follow_a_scale(void **state)
                 moved[i] = v.block.sites[i].stats;
                 v.block.sites[i].stats = (lu_stats){.n_rows = 0};
             }
-            must(lu_gather_open(&v, LU_STAGE_QKV, LU_STAGE_DOWN, all, &g, &err), &err);
-            must(lu_runner_walk(&b.runner, &v, LU_STAGE_QKV, LU_STAGE_DOWN, lu_gather_tap, &g,
-                                false, &err),
-                 &err);
-            must(lu_gather_close(&g, &err), &err);
+            must(lu_gather_open(&v, LU_STAGE_QKV, LU_STAGE_DOWN, all, NULL, false, &g, &err), &err);
+            must(lu_runner_walk(&b.runner, &v, LU_STAGE_QKV, LU_STAGE_DOWN, &g, false, &err), &err);
+            must(lu_gather_close(&g, NULL, &err), &err);
             int64_t expert_rows = 0;
             for (int i = 0; i < v.block.n_sites; i++) {
                 const lu_site *site = &v.block.sites[i];

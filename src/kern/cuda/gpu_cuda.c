@@ -111,6 +111,8 @@ static int take(lu_gpu *g, size_t bytes, void **out)
         e = cudaMalloc(out, bytes ? bytes : 1);
     if (e != cudaSuccess)
         cudaGetLastError();
+    else
+        lu_gpu_note_free(g);
     return (int)e;
 }
 
