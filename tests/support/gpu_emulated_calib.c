@@ -34,17 +34,24 @@ static double operand(const lu_gpu_gemm *g, const void *p, int64_t at)
 
 int gpu_emulated_gemm(lu_gpu *gpu, const lu_gpu_gemm *g)
 {
+    double *a = malloc((size_t)(g->m * g->k + g->k + 1) * sizeof *a), *b = a + g->m * g->k;
     (void)gpu;
     for (int64_t i = 0; i < g->m; i++)
-        for (int64_t j = 0; j < g->n; j++) {
+        for (int64_t k = 0; k < g->k; k++)
+            a[i * g->k + k] = operand(g, g->a, g->transpose_a ? k * g->lda + i : i * g->lda + k);
+    for (int64_t j = 0; j < g->n; j++) {
+        for (int64_t k = 0; k < g->k; k++)
+            b[k] = operand(g, g->b, g->transpose_b ? j * g->ldb + k : k * g->ldb + j);
+        for (int64_t i = 0; i < g->m; i++) {
             double sum = 0;
             for (int64_t k = 0; k < g->k; k++)
-                sum += operand(g, g->a, g->transpose_a ? k * g->lda + i : i * g->lda + k) *
-                       operand(g, g->b, g->transpose_b ? j * g->ldb + k : k * g->ldb + j);
+                sum += a[i * g->k + k] * b[k];
             float *c = g->c + i * g->ldc + j;
             const double before = g->beta != 0 ? (double)g->beta * (double)*c : 0;
             *c = (float)((double)g->alpha * sum + before);
         }
+    }
+    free(a);
     return called();
 }
 

@@ -118,14 +118,20 @@ int64_t emulated_lut_dense_from(const lu_cuda_device *chip, const lu_cuda_lut *w
 static int run_dense(const void *args)
 {
     const lu_gpu_dense *a = args;
-    for (int64_t m = 0; m < a->m; m++)
-        for (int64_t n = 0; n < a->n; n++) {
+    double *x = malloc((size_t)(a->m * a->k + a->k + 1) * sizeof *x), *w = x + a->m * a->k;
+    for (int64_t i = 0; i < a->m * a->k; i++)
+        x[i] = load(a->x, i / a->k * a->ldx + i % a->k, a->bf16);
+    for (int64_t n = 0; n < a->n; n++) {
+        for (int64_t k = 0; k < a->k; k++)
+            w[k] = load(a->w, n * a->k + k, a->bf16);
+        for (int64_t m = 0; m < a->m; m++) {
             double sum = a->bias ? load(a->bias, n, a->bf16) : 0.0;
             for (int64_t k = 0; k < a->k; k++)
-                sum += (double)load(a->x, m * a->ldx + k, a->bf16) *
-                       (double)load(a->w, n * a->k + k, a->bf16);
+                sum += x[m * a->k + k] * w[k];
             store(a->y, m * a->ldy + n, a->bf16, sum);
         }
+    }
+    free(x);
     return 0;
 }
 
