@@ -87,7 +87,7 @@ static void write_stream(bench *b, const float *x)
 static void walk(bench *b, lu_view *v, lu_stage from, lu_stage to)
 {
     lutra_err err;
-    must(lu_runner_walk(&b->runner, v, from, to, NULL, true, &err), &err);
+    must(lu_runner_walk(&b->runner, v, from, to, (lu_watch){NULL, NULL}, true, &err), &err);
 }
 
 /* ---- the same as the whole pass ----------------------------------------------------------------
@@ -246,7 +246,9 @@ static void statistics_follow_a_scale(void **state)
                 v.block.sites[i].stats = (lu_stats){.n_rows = 0};
             }
             must(lu_gather_open(&v, LU_STAGE_QKV, LU_STAGE_DOWN, all, NULL, false, &g, &err), &err);
-            must(lu_runner_walk(&b.runner, &v, LU_STAGE_QKV, LU_STAGE_DOWN, &g, false, &err), &err);
+            must(lu_runner_walk(&b.runner, &v, LU_STAGE_QKV, LU_STAGE_DOWN,
+                                (lu_watch){.gather = &g}, false, &err),
+                 &err);
             must(lu_gather_close(&g, NULL, &err), &err);
             int64_t expert_rows = 0;
             for (int i = 0; i < v.block.n_sites; i++) {

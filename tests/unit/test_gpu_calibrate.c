@@ -152,7 +152,7 @@ static void what_a_walk_sees_is_what_the_cpu_sees(void **state)
                                             i ? p.gpu : NULL, bf16, &g, &err),
                              &err);
                         must(lu_runner_walk(&p.runner[i], &p.view[i], LU_STAGE_QKV, LU_STAGE_DOWN,
-                                            &g, false, &err),
+                                            (lu_watch){.gather = &g}, false, &err),
                              &err);
                         must(lu_gather_close(&g, NULL, &err), &err);
                     }
@@ -183,10 +183,10 @@ static void what_a_walk_sees_is_what_the_cpu_sees(void **state)
                     }
                     for (int i = 0; i < 2; i++) {
                         must(lu_runner_walk(&p.runner[i], &p.view[i], LU_STAGE_QKV, LU_STAGE_MLP,
-                                            NULL, true, &err),
+                                            (lu_watch){NULL, NULL}, true, &err),
                              &err);
                         must(lu_runner_walk(&p.runner[i], &p.view[i], LU_STAGE_MLP, LU_STAGE_END,
-                                            NULL, true, &err),
+                                            (lu_watch){NULL, NULL}, true, &err),
                              &err);
                     }
                     check(families[f], "stream", streams_differ(&p), moe ? 0.1 : bound);
