@@ -1,10 +1,13 @@
 /* shard_writer.c - see shard_writer.h.
-   A batch is a list of pieces: some rows of a tensor to encode, or some bytes to copy. The threads
-   of the context take pieces; each reads its rows from the input map, encodes into its own buffer
-   and writes that to its place in the file, so that reading, encoding and writing overlap without
-   queues. Pieces have a fixed size and their energies are added in order: the output and the report
-   do not depend on the number of threads. After use the pages of the input map are given back,
-   which keeps the resident size at a few pieces. */
+   A batch is a list of pieces (shard_piece.h). The threads of the context take pieces; each reads
+   its rows from the input map, encodes into its own buffer and writes that to its place in the
+   file, so that reading, encoding and writing overlap without queues. Pieces have a fixed size and
+   their energies are added in order: the output and the report do not depend on the number of
+   threads.
+
+   With a GPU the pieces of a batch are taken in steps. While the GPU encodes one step the threads
+   bring the pieces of the next to page-locked memory and write those of the one before; what is not
+   for the GPU they copy or encode meanwhile. */
 #define _GNU_SOURCE
 #include "calib/shard_writer.h"
 
@@ -16,39 +19,34 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "algo/rtn.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "calib/shard_piece.h"
 #include "calib/tensor_tables.h"
 
-#define PIECE_BYTES ((int64_t)4 << 20) /* input per piece, at least one row */
+#define SLOTS 3                      /* steps at a time: staged, on the GPU, written */
+#define MIN_STEP ((int64_t)16 << 20) /* input of a step: a piece a thread, within bounds */
+#define MAX_STEP ((int64_t)64 << 20)
 
+/* Consecutive pieces that go to the GPU together. */
 typedef struct {
-    int64_t tensor;
-    int64_t begin, end; /* rows when encoded, else bytes */
-    double signal, noise;
-} piece;
+    int64_t begin, end;
+} step;
 
 struct lu_shard_writer {
     lutra_ctx *ctx;
-    lu_gpu *gpu;
+    lu_gpu *gpu;        /* NULL: none */
+    lu_gpu_slot *slots; /* [SLOTS] where tensors are left that the GPU encodes, else NULL */
     const lu_plan *plan;
     const char *folder;
     int64_t batch_bytes;
     lu_journal *journal;
     lu_journal_entry *entries;
-    lu_level level;
-    lu_encoder *encoders; /* one per scheme of the plan */
-    lu_encoder *learned;  /* one per thread, for tables of a tensor's own */
-    float **tables;       /* [plan->n_tensors] learned tables of the batch's tensors, or NULL */
-    uint8_t **buffers;    /* one per thread: codes, scales, zeros of a piece */
-    float **rows;         /* one per thread, for types that are converted first; else NULL */
-    piece *pieces;        /* of the batch */
-    int64_t n_pieces, room;
-    /* the shard being written */
-    int fd;
-    char *path;
+    lu_piece *pieces; /* of the batch */
+    int64_t n_pieces, most_pieces;
+    char *path; /* of the shard being written */
     /* shared by the threads of a batch */
+    lu_piece_room room;
     _Atomic int64_t done_bytes;
     int64_t total_bytes;
     _Atomic int64_t failed; /* lowest piece that failed, n_pieces if none */
@@ -56,87 +54,7 @@ struct lu_shard_writer {
     lutra_err err; /* of piece `failed` */
 };
 
-/* Writes and lets the disk begin with it, so that the sync at the end of the batch finds little to
-   do. */
-static lutra_status put(const lu_shard_writer *w, const void *data, size_t n, uint64_t at,
-                        lutra_err *err)
-{
-    LU_TRY(lu_write_at(w->fd, w->path, data, n, at, err));
-#ifdef SYNC_FILE_RANGE_WRITE
-    (void)sync_file_range(w->fd, (off_t)at, (off_t)n, SYNC_FILE_RANGE_WRITE);
-#endif
-    return LUTRA_OK;
-}
-
 /* ---- one piece ------------------------------------------------------------------------------ */
-
-static lutra_status copy_piece(lu_shard_writer *w, const piece *p, lutra_err *err)
-{
-    const lu_plan_tensor *t = &w->plan->tensors[p->tensor];
-    const uint8_t *from = (const uint8_t *)t->in->view.data + p->begin;
-    const size_t n = (size_t)(p->end - p->begin);
-    LU_TRY(put(w, from, n, t->at[0] + (uint64_t)p->begin, err));
-    lu_map_release(from, n);
-    return LUTRA_OK;
-}
-
-/* The encoder for a piece, which lies within the rows of one table. */
-static const lu_encoder *encoder_of(lu_shard_writer *w, const piece *p, int worker)
-{
-    const lu_plan_tensor *t = &w->plan->tensors[p->tensor];
-    const float *tables = w->tables[p->tensor];
-    if (!tables)
-        return &w->encoders[t->scheme - w->plan->schemes];
-    lutra_format f = t->scheme->format;
-    const int64_t block = f.table_rows ? p->begin / f.table_rows : 0;
-    memcpy(f.table, tables + (block << f.bits), sizeof f.table[0] << f.bits);
-    lu_encoder_init(&w->learned[worker], &f, w->level);
-    w->learned[worker].range = LUTRA_RANGE_MSE;
-    return &w->learned[worker];
-}
-
-static lutra_status encode_piece(lu_shard_writer *w, piece *p, int worker, lutra_err *err)
-{
-    const lu_plan_tensor *t = &w->plan->tensors[p->tensor];
-    const lu_encoder *encoder = encoder_of(w, p, worker);
-    const lutra_format *f = &t->scheme->format;
-    const lutra_tensor *v = &t->in->view;
-    const size_t k = (size_t)v->shape[1], n = (size_t)(p->end - p->begin), first = (size_t)p->begin;
-    const size_t groups = (size_t)lutra_format_groups(f, v->shape[1]);
-    const size_t in_row = k * lutra_dtype_bytes(v->dtype),
-                 code_row = lutra_format_row_bytes(f, v->shape[1]);
-    const size_t scale_row = groups * lutra_dtype_bytes(f->scale_dtype);
-    lu_rtn_block b = {.w = (const uint8_t *)v->data + first * in_row, .dtype = v->dtype};
-    b.n = p->end - p->begin;
-    b.k = v->shape[1];
-    b.scales = w->buffers[worker]; /* first, as they need alignment */
-    b.codes = w->buffers[worker] + n * scale_row;
-    b.zeros = f->zero_point ? b.codes + n * code_row : NULL;
-    b.row = w->rows ? w->rows[worker] : NULL;
-    lu_map_prefetch(b.w, n * in_row);
-    if (!lu_rtn_encode(encoder, &b)) {
-        const lutra_status status = lu_rtn_fail(f, v, p->begin + b.bad_row, b.bad_column, err);
-        return lu_fail_prefix(err, status, "%s: tensor '%s'", w->plan->shards[t->shard].name,
-                              t->in->name);
-    }
-    p->signal = b.signal;
-    p->noise = b.noise;
-    lu_map_release(b.w, n * in_row);
-    LU_TRY(put(w, b.codes, n * code_row, t->at[LU_TENSOR_CODES] + first * code_row, err));
-    LU_TRY(lu_write_at(w->fd, w->path, b.scales, n * scale_row,
-                       t->at[LU_TENSOR_SCALES] + first * scale_row, err));
-    if (b.zeros)
-        LU_TRY(lu_write_at(w->fd, w->path, b.zeros, n * groups,
-                           t->at[LU_TENSOR_ZEROS] + first * groups, err));
-    return LUTRA_OK;
-}
-
-static int64_t piece_in_bytes(const lu_plan_tensor *t, const piece *p)
-{
-    const int64_t unit =
-        t->scheme ? t->in->view.shape[1] * (int64_t)lutra_dtype_bytes(t->in->view.dtype) : 1;
-    return (p->end - p->begin) * unit;
-}
 
 /* Keeps the error of the lowest piece, so that the message does not depend on timing. */
 static void keep_error(lu_shard_writer *w, int64_t index, const lutra_err *err)
@@ -150,85 +68,148 @@ static void keep_error(lu_shard_writer *w, int64_t index, const lutra_err *err)
     atomic_flag_clear(&w->err_lock);
 }
 
+static void tell_progress(lu_shard_writer *w, const lu_piece *p, int worker)
+{
+    const lu_plan_tensor *t = &w->plan->tensors[p->tensor];
+    const int64_t bytes = lu_piece_in_bytes(w->plan, p),
+                  done = atomic_fetch_add(&w->done_bytes, bytes) + bytes;
+    if (worker == 0) /* callbacks stay on the caller's thread */
+        lu_progress(w->ctx, "quantize", t->in->name, "bytes", done, w->total_bytes);
+}
+
+/* One piece; with finish: what is left of it after the GPU. */
+static void run_piece(lu_shard_writer *w, int64_t i, bool finish, int worker)
+{
+    lu_piece *p = &w->pieces[i];
+    lutra_err err = {.status = LUTRA_OK};
+    lutra_status status = LUTRA_OK;
+    if (atomic_load(&w->failed) < i)
+        return;
+    if (worker == 0)
+        status = lu_check_cancel(w->ctx, &err);
+    if (status == LUTRA_OK && finish)
+        status = lu_piece_finish(&w->room, p, worker, &err);
+    else if (status == LUTRA_OK && p->run)
+        lu_piece_stage(&w->room, p);
+    else if (status == LUTRA_OK)
+        status = lu_piece_run(&w->room, p, worker, &err);
+    if (status != LUTRA_OK)
+        keep_error(w, i, &err);
+    else if (finish || !p->run)
+        tell_progress(w, p, worker);
+}
+
 static void run_pieces(void *arg, int64_t begin, int64_t end, int worker)
 {
-    lu_shard_writer *w = arg;
-    for (int64_t i = begin; i < end; i++) {
-        piece *p = &w->pieces[i];
+    for (int64_t i = begin; i < end; i++)
+        run_piece(arg, i, false, worker);
+}
+
+/* ---- steps of a GPU ------------------------------------------------------------------------- */
+
+/* Takes pieces from `begin` on into a slot until it is full. */
+static step fill_step(lu_shard_writer *w, lu_gpu_slot *s, int64_t begin)
+{
+    step a = {begin, begin};
+    int64_t bytes = 0;
+    lu_gpu_slot_clear(s);
+    for (; a.end < w->n_pieces && bytes < MAX_STEP; a.end++) {
+        lu_piece *p = &w->pieces[a.end];
         const lu_plan_tensor *t = &w->plan->tensors[p->tensor];
-        lutra_err err = {.status = LUTRA_OK};
-        lutra_status status = LUTRA_OK;
-        if (atomic_load(&w->failed) < i)
-            return;
-        if (worker == 0) /* callbacks stay on the caller's thread */
-            status = lu_check_cancel(w->ctx, &err);
-        if (status == LUTRA_OK)
-            status = t->scheme ? encode_piece(w, p, worker, &err) : copy_piece(w, p, &err);
-        if (status != LUTRA_OK) {
-            keep_error(w, i, &err);
-            return;
-        }
-        const int64_t bytes = piece_in_bytes(t, p),
-                      done = atomic_fetch_add(&w->done_bytes, bytes) + bytes;
-        if (worker == 0)
-            lu_progress(w->ctx, "quantize", t->in->name, "bytes", done, w->total_bytes);
+        bytes += lu_piece_in_bytes(w->plan, p);
+        if (!lu_piece_for_gpu(t))
+            continue;
+        const bool follows = a.end > begin && p[-1].tensor == p->tensor;
+        if (!lu_gpu_slot_add(s, &w->room.encoders[t->scheme - w->plan->schemes], t->in->view.dtype,
+                             p->end - p->begin, t->in->view.shape[1], follows))
+            break;
+        p->run = &s->runs[s->n_runs - 1];
+        p->at = p->run->n - (p->end - p->begin);
+    }
+    lu_gpu_slot_lay_out(s);
+    return a;
+}
+
+typedef struct {
+    lu_shard_writer *writer;
+    step staged, finished;
+} turn;
+
+static void run_turn(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const turn *t = arg;
+    const int64_t n_staged = t->staged.end - t->staged.begin;
+    for (int64_t i = begin; i < end; i++) {
+        const bool finish = i >= n_staged;
+        const int64_t at = finish ? t->finished.begin + i - n_staged : t->staged.begin + i;
+        if (!finish || t->writer->pieces[at].run)
+            run_piece(t->writer, at, finish, worker);
     }
 }
 
-/* ---- batches -------------------------------------------------------------------------------- */
-
-static int64_t units_per_piece(const lu_plan_tensor *t)
+/* Turn n stages step n and finishes step n - 2, while step n - 1 is on the GPU. After a failure no
+   more steps begin; those that have may hold an earlier one. */
+static lutra_status run_steps(lu_shard_writer *w, lutra_err *err)
 {
-    const lutra_tensor *v = &t->in->view;
-    if (!t->scheme)
-        return PIECE_BYTES;
-    const int64_t row = v->shape[1] * (int64_t)lutra_dtype_bytes(v->dtype);
-    return row < PIECE_BYTES ? PIECE_BYTES / row : 1;
+    step steps[SLOTS] = {{0, 0}};
+    int64_t next = 0;
+    for (int n = 0, last = -1; last < 0 || n < last + SLOTS; n++) {
+        lu_gpu_slot *fill = &w->slots[n % SLOTS], *read = &w->slots[(n + 1) % SLOTS];
+        const bool failed = atomic_load(&w->failed) < w->n_pieces;
+        steps[n % SLOTS] = (step){next, next};
+        lu_gpu_slot_clear(fill);
+        if (!failed && next < w->n_pieces)
+            steps[n % SLOTS] = fill_step(w, fill, next);
+        next = steps[n % SLOTS].end;
+        if (last < 0 && (failed || next == w->n_pieces))
+            last = n;
+        LU_TRY(lu_gpu_slot_wait(read, err));
+        turn t = {w, steps[n % SLOTS], steps[(n + 1) % SLOTS]};
+        lu_pool_for(w->ctx->pool, t.staged.end - t.staged.begin + t.finished.end - t.finished.begin,
+                    1, run_turn, &t);
+        LU_TRY(lu_gpu_slot_queue(fill, err));
+    }
+    return LUTRA_OK;
 }
+
+/* ---- batches -------------------------------------------------------------------------------- */
 
 static lutra_status add_pieces(lu_shard_writer *w, int64_t tensor, lutra_err *err)
 {
     const lu_plan_tensor *t = &w->plan->tensors[tensor];
     const int64_t n = t->scheme ? t->in->view.shape[0] : (int64_t)t->in->view.bytes,
-                  step = units_per_piece(t);
+                  most = lu_piece_units(t);
     const int64_t block = t->scheme ? t->scheme->format.table_rows : 0; /* pieces lie within one */
     for (int64_t at = 0, end; at < n; at = end) {
-        end = n - at < step ? n : at + step;
+        end = n - at < most ? n : at + most;
         if (block && end > (at / block + 1) * block)
             end = (at / block + 1) * block;
-        if (w->n_pieces == w->room) {
-            const int64_t room = w->room ? 2 * w->room : 256;
-            piece *grown = lu_resize(w->pieces, (size_t)room * sizeof *grown);
+        if (w->n_pieces == w->most_pieces) {
+            const int64_t room = w->most_pieces ? 2 * w->most_pieces : 256;
+            lu_piece *grown = lu_resize(w->pieces, (size_t)room * sizeof *grown);
             if (!grown)
                 return lu_fail_nomem(err, (size_t)room * sizeof *grown);
             w->pieces = grown;
-            w->room = room;
+            w->most_pieces = room;
         }
-        w->pieces[w->n_pieces++] = (piece){tensor, at, end, 0, 0};
+        w->pieces[w->n_pieces++] = (lu_piece){.tensor = tensor, .begin = at, .end = end};
     }
     return LUTRA_OK;
 }
 
 static lutra_status put_tables(lu_shard_writer *w, int64_t begin, int64_t end, lutra_err *err)
 {
-    LU_TRY(lu_tensor_tables_learn(w->ctx, w->plan, begin, end, w->level, w->tables, err));
+    LU_TRY(lu_tensor_tables_learn(w->ctx, w->plan, begin, end, w->room.level, w->room.tables, err));
     for (int64_t i = begin; i < end; i++) {
         const lu_plan_tensor *t = &w->plan->tensors[i];
-        if (!w->tables[i])
+        if (!w->room.tables[i])
             continue;
         const lutra_format *f = &t->scheme->format;
         const size_t values = (size_t)lu_format_tables(f, t->in->view.shape[0]) << f->bits;
-        LU_TRY(put(w, w->tables[i], values * sizeof(float), t->at[LU_TENSOR_TABLE], err));
+        LU_TRY(lu_piece_put(&w->room, w->room.tables[i], values * sizeof(float),
+                            t->at[LU_TENSOR_TABLE], err));
     }
     return LUTRA_OK;
-}
-
-static void drop_tables(lu_shard_writer *w)
-{
-    for (int64_t i = 0; w->tables && i < w->plan->n_tensors; i++) {
-        lu_free(w->tables[i]);
-        w->tables[i] = NULL;
-    }
 }
 
 /* Runs the pieces collected for tensors [begin, end), makes them durable and records them. */
@@ -236,11 +217,14 @@ static lutra_status run_batch(lu_shard_writer *w, int64_t begin, int64_t end, lu
 {
     LU_TRY(put_tables(w, begin, end, err));
     atomic_store(&w->failed, w->n_pieces);
-    lu_pool_for(w->ctx->pool, w->n_pieces, 1, run_pieces, w);
-    drop_tables(w);
+    if (w->slots)
+        LU_TRY(run_steps(w, err));
+    else
+        lu_pool_for(w->ctx->pool, w->n_pieces, 1, run_pieces, w);
+    lu_pieces_drop_tables(&w->room);
     if (atomic_load(&w->failed) < w->n_pieces)
         return lu_fail(err, w->err.status, "%s", w->err.msg);
-    if (fdatasync(w->fd) != 0)
+    if (fdatasync(w->room.fd) != 0)
         return lu_fail_errno(err, errno, w->path, "sync");
     for (int64_t i = begin; i < end; i++)
         w->entries[i] = (lu_journal_entry){.done = true, .error = NAN};
@@ -274,27 +258,92 @@ static lutra_status write_shard(lu_shard_writer *w, const lu_plan_shard *s, lutr
     w->path = lu_path_join(w->folder, s->name);
     if (!w->path)
         return lu_fail_nomem(err, strlen(w->folder));
-    w->fd = open(w->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (w->fd < 0)
+    w->room.path = w->path;
+    w->room.fd = open(w->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (w->room.fd < 0)
         return lu_fail_errno(err, errno, w->path, "create");
-    if (ftruncate(w->fd, (off_t)s->file_size) != 0)
+    if (ftruncate(w->room.fd, (off_t)s->file_size) != 0)
         return lu_fail_errno(err, errno, w->path, "set the size of");
-    LU_TRY(lu_write_at(w->fd, w->path, s->header, s->header_bytes, 0, err));
+    LU_TRY(lu_write_at(w->room.fd, w->path, s->header, s->header_bytes, 0, err));
     LU_TRY(write_tensors(w, s, err));
-    return fsync(w->fd) == 0 ? LUTRA_OK : lu_fail_errno(err, errno, w->path, "sync");
+    return fsync(w->room.fd) == 0 ? LUTRA_OK : lu_fail_errno(err, errno, w->path, "sync");
 }
 
 static void leave_shard(lu_shard_writer *w)
 {
-    if (w->fd >= 0)
-        close(w->fd);
+    if (w->room.fd >= 0)
+        close(w->room.fd);
     lu_free(w->path);
-    w->fd = -1;
+    w->room.fd = -1;
     w->path = NULL;
+}
+
+/* What is left to encode, in input bytes, and how many tensors of it the GPU encodes. */
+typedef struct {
+    int64_t n_gpu, n_cpu, bytes;
+} work_left;
+
+static work_left count_work(const lu_shard_writer *w)
+{
+    work_left a = {0, 0, 0};
+    for (int64_t i = 0; i < w->plan->n_tensors; i++) {
+        const lu_plan_tensor *t = &w->plan->tensors[i];
+        if (w->entries[i].done || !t->scheme)
+            continue;
+        a.n_gpu += lu_piece_for_gpu(t);
+        a.n_cpu += !lu_piece_for_gpu(t);
+        a.bytes += (int64_t)t->in->view.bytes;
+    }
+    return a;
+}
+
+/* Memory for steps, and a word about tensors that are not for the GPU. */
+static lutra_status open_slots(lu_shard_writer *w, lutra_err *err)
+{
+    const work_left left = count_work(w);
+    int64_t most = LU_PIECE_BYTES * lu_pool_size(w->ctx->pool);
+    size_t in = 0, out = 0;
+    if (left.n_cpu > 0)
+        lu_log(w->ctx, LUTRA_LOG_INFO,
+               "%lld of %lld tensors are rounded on the CPU: their tables are learned, or their "
+               "type is not F32, F16 or BF16",
+               (long long)left.n_cpu, (long long)(left.n_cpu + left.n_gpu));
+    if (left.n_gpu == 0)
+        return LUTRA_OK;
+    most = most < MIN_STEP ? MIN_STEP : most > MAX_STEP ? MAX_STEP : most;
+    most = most < left.bytes ? most : left.bytes;
+    for (int64_t i = 0; i < w->plan->n_tensors; i++) {
+        const lu_plan_tensor *t = &w->plan->tensors[i];
+        const lutra_tensor *v = &t->in->view;
+        if (!lu_piece_for_gpu(t))
+            continue;
+        const int64_t k = v->shape[1], row = k * (int64_t)lutra_dtype_bytes(v->dtype),
+                      rows = row < most ? most / row : 1;
+        const size_t a = lu_gpu_slot_in_bytes(v->dtype, rows, k),
+                     b = lu_gpu_slot_out_bytes(&t->scheme->format, rows, k);
+        in = a > in ? a : in;
+        out = b > out ? b : out;
+    }
+    w->slots = lu_calloc(SLOTS, sizeof *w->slots);
+    if (!w->slots)
+        return lu_fail_nomem(err, SLOTS * sizeof *w->slots);
+    for (int i = 0; i < SLOTS; i++)
+        LU_TRY(lu_gpu_slot_open(w->gpu, in, out, &w->slots[i], err));
+    return LUTRA_OK;
+}
+
+static void close_slots(lu_shard_writer *w)
+{
+    for (int i = 0; w->slots && i < SLOTS; i++)
+        lu_gpu_slot_close(&w->slots[i]);
+    lu_free(w->slots);
+    w->slots = NULL;
 }
 
 lutra_status lu_writer_run(lu_shard_writer *w, lutra_err *err)
 {
+    if (w->gpu)
+        LU_TRY(open_slots(w, err));
     for (int64_t i = 0; i < w->plan->n_tensors; i++)
         if (w->entries[i].done)
             atomic_fetch_add(&w->done_bytes, (int64_t)w->plan->tensors[i].in->view.bytes);
@@ -324,63 +373,23 @@ lutra_status lu_writer_check(lu_shard_writer *w, lutra_err *err)
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
-static lutra_status allocate(lu_shard_writer *w, lutra_err *err)
-{
-    const size_t n = (size_t)lu_pool_size(w->ctx->pool);
-    size_t buffer = 1, row = 0;
-    for (int64_t i = 0; i < w->plan->n_tensors; i++) {
-        const lu_plan_tensor *t = &w->plan->tensors[i];
-        const lutra_tensor *v = &t->in->view;
-        if (!t->scheme)
-            continue;
-        const lutra_format *f = &t->scheme->format;
-        const int64_t rows = units_per_piece(t) < v->shape[0] ? units_per_piece(t) : v->shape[0];
-        const size_t groups = (size_t)lutra_format_groups(f, v->shape[1]);
-        const size_t bytes = (size_t)rows * (lutra_format_row_bytes(f, v->shape[1]) + 5 * groups);
-        buffer = bytes > buffer ? bytes : buffer;
-        if (lu_rtn_needs_row(v->dtype) && (size_t)v->shape[1] > row)
-            row = (size_t)v->shape[1];
-    }
-    w->encoders = lu_array((size_t)w->plan->n_schemes, sizeof *w->encoders);
-    w->learned = lu_array(n, sizeof *w->learned);
-    w->tables = lu_calloc((size_t)w->plan->n_tensors, sizeof *w->tables);
-    w->buffers = lu_calloc(n, sizeof *w->buffers);
-    w->rows = row ? lu_calloc(n, sizeof *w->rows) : NULL;
-    bool ok = w->encoders && w->learned && w->tables && w->buffers && (!row || w->rows);
-    for (size_t i = 0; ok && i < n; i++) {
-        w->buffers[i] = lu_alloc_aligned(buffer);
-        if (row)
-            w->rows[i] = lu_array(row, sizeof **w->rows);
-        ok = w->buffers[i] && (!row || w->rows[i]);
-    }
-    return ok ? LUTRA_OK : lu_fail_nomem(err, n * buffer);
-}
-
 lutra_status lu_writer_open(lutra_ctx *ctx, lu_gpu *gpu, const lu_plan *plan, const char *folder,
                             int64_t batch_bytes, lu_journal *journal, lu_journal_entry *entries,
                             lu_shard_writer **out, lutra_err *err)
 {
-    lu_level level;
-    LU_TRY(lu_level_parse(ctx->options.cpu, &level, err));
     lu_shard_writer *w = lu_calloc(1, sizeof *w);
     if (!w)
         return lu_fail_nomem(err, sizeof *w);
     w->ctx = ctx;
     w->gpu = gpu;
-    w->level = level;
     w->plan = plan;
     w->folder = folder;
     w->batch_bytes = batch_bytes;
     w->journal = journal;
     w->entries = entries;
-    w->fd = -1;
     w->total_bytes = plan->bytes_in;
     atomic_flag_clear(&w->err_lock);
-    const lutra_status status = allocate(w, err);
-    for (int i = 0; status == LUTRA_OK && i < plan->n_schemes; i++) {
-        lu_encoder_init(&w->encoders[i], &plan->schemes[i].format, level);
-        w->encoders[i].range = plan->range;
-    }
+    const lutra_status status = lu_pieces_open(ctx, plan, &w->room, err);
     if (status == LUTRA_OK)
         *out = w;
     else
@@ -392,18 +401,8 @@ void lu_writer_close(lu_shard_writer *w)
 {
     if (!w)
         return;
-    for (int i = 0; i < lu_pool_size(w->ctx->pool); i++) {
-        if (w->buffers)
-            lu_free_aligned(w->buffers[i]);
-        if (w->rows)
-            lu_free(w->rows[i]);
-    }
-    drop_tables(w);
-    lu_free(w->encoders);
-    lu_free(w->learned);
-    lu_free(w->tables);
-    lu_free(w->buffers);
-    lu_free(w->rows);
+    close_slots(w);
+    lu_pieces_close(&w->room);
     lu_free(w->pieces);
     lu_free(w);
 }

@@ -12,6 +12,7 @@
 
 #include "base/status.h"
 #include "kern/cuda/calib_ops.h"
+#include "kern/cuda/cuda_encode.h"
 #include "kern/cuda/cuda_ops.h"
 
 typedef struct lu_gpu_info {
@@ -30,7 +31,7 @@ typedef struct lu_gpu {
     lu_gpu_info info;
     lu_cuda_device chip; /* for lut_matmul */
     void *stream;
-    void *own; /* of the table */
+    void *own;         /* of the table */
     size_t least_free; /* bytes: the least that any take since the opening has left */
 } lu_gpu;
 
@@ -63,8 +64,8 @@ typedef struct lu_gpu_gemm {
     int64_t ldc;
 } lu_gpu_gemm;
 
-/* The kernels of cuda_ops.h, calib_ops.h and lut_matmul.h that are called from above: name, result,
-   parameters. */
+/* The kernels of cuda_ops.h, calib_ops.h, cuda_encode.h and lut_matmul.h that are called from
+   above: name, result, parameters. */
 #define LU_GPU_KERNELS(X)                                                                          \
     X(lut_bytes, size_t, (int64_t n, int64_t k, int bits, int64_t group_size, int has_zeros))      \
     X(lut_pack, int,                                                                               \
@@ -117,7 +118,8 @@ typedef struct lu_gpu_gemm {
     X(clear_upper, int, (int64_t n, float *a, void *stream))                                       \
     X(cholesky_block, int, (int64_t n, float *a, int64_t ld, int32_t *bad, void *stream))          \
     X(invert_blocks, int,                                                                          \
-      (int64_t n, const float *a, int64_t ld, int upper, float *inverses, void *stream))
+      (int64_t n, const float *a, int64_t ld, int upper, float *inverses, void *stream))           \
+    X(encode, int, (const lu_cuda_encode_args *a))
 
 struct lu_gpu_api {
     const char *name; /* "cuda" */
@@ -130,8 +132,8 @@ struct lu_gpu_api {
     lutra_status (*open)(lu_gpu *g, lutra_err *err);
     void (*close)(lu_gpu *g);
 
-    /* Before work from a thread that may have used another GPU; free_memory, take and mark_open do it
-       themselves. */
+    /* Before work from a thread that may have used another GPU; free_memory, take and mark_open do
+       it themselves. */
     int (*use)(lu_gpu *g);
     int (*free_memory)(lu_gpu *g, size_t *bytes);
     int (*take)(lu_gpu *g, size_t bytes, void **out);

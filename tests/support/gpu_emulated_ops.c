@@ -587,3 +587,36 @@ int emulated_sample(const lu_cuda_sample_args *a)
 {
     return gpu_emulated_queue(run_sample, a, sizeof *a);
 }
+
+/* --- compression ------------------------------------------------------------------------------ */
+
+static int run_encode(const void *args)
+{
+    const lu_cuda_encode_args *a = args;
+    const lutra_format *f = &a->encoder->format;
+    const size_t groups = (size_t)lutra_format_groups(f, a->k),
+                 in_row = (size_t)a->k * lutra_dtype_bytes(a->dtype);
+    for (int64_t r = 0; r < a->n; r++) {
+        const size_t i = (size_t)r;
+        lu_encode_row_args row = {
+            .w = (const uint8_t *)a->w + i * in_row,
+            .dtype = a->dtype,
+            .k = a->k,
+            .codes = a->codes + i * lutra_format_row_bytes(f, a->k),
+            .scales = (uint8_t *)a->scales + i * groups * lutra_dtype_bytes(f->scale_dtype),
+            .zeros = a->zeros ? a->zeros + i * groups : NULL,
+        };
+        const bool good = lu_encoder_row(a->encoder, &row) < 0;
+        a->energies[2 * r] = good ? row.signal : (double)NAN;
+        a->energies[2 * r + 1] = good ? row.noise : (double)NAN;
+    }
+    return 0;
+}
+
+int emulated_encode(const lu_cuda_encode_args *a)
+{
+    if (a->n < 0 || a->k < 1 || a->k > LU_CUDA_ENCODE_MAX_K ||
+        lutra_format_groups(&a->encoder->format, a->k) == 0)
+        return LU_CUDA_E_SHAPE;
+    return gpu_emulated_queue(run_encode, a, sizeof *a);
+}

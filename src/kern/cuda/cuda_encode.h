@@ -1,0 +1,34 @@
+/* cuda_encode.h - kern/encode.h on the GPU, plain C face: rows of weights to codes, scales and zero
+   points, with the energies of each row. All of it is the CPU encoder's, bit for bit. */
+#ifndef LU_KERN_CUDA_CUDA_ENCODE_H
+#define LU_KERN_CUDA_CUDA_ENCODE_H
+
+#include "kern/encode.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define LU_CUDA_ENCODE_MAX_K (1 << 28) /* columns */
+
+/* n rows. Pointers are device memory unless they say host; each array stands on its elements. */
+typedef struct lu_cuda_encode_args {
+    const lu_encoder *encoder; /* host; read before the call returns. Its level is of no account */
+    int64_t n, k;              /* k: a multiple of the group size, if any */
+    const void *w;             /* [n][k] */
+    lutra_dtype dtype;         /* F32, F16 or BF16 */
+    uint8_t *codes;            /* [n][lutra_format_row_bytes] */
+    void *scales;              /* [n][groups] */
+    uint8_t *zeros;            /* [n][groups], or NULL when symmetric */
+    double *energies; /* [n][2]: sums of w^2 and of (w - decoded)^2; two NaN where the row holds a
+                         weight that cannot be encoded, and its other outputs are unspecified */
+    void *stream;
+} lu_cuda_encode_args;
+
+/* Asynchronous on the stream. 0, a cudaError_t or LU_CUDA_E_SHAPE. */
+int lu_cuda_encode(const lu_cuda_encode_args *a);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
