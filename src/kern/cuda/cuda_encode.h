@@ -3,6 +3,7 @@
 #ifndef LU_KERN_CUDA_CUDA_ENCODE_H
 #define LU_KERN_CUDA_CUDA_ENCODE_H
 
+#include "kern/cuda/lut_matmul.h"
 #include "kern/encode.h"
 
 #ifdef __cplusplus
