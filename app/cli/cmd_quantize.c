@@ -368,6 +368,7 @@ static void print_json(const cli_call *call, const settings *s, const char *spec
     json_object_set_new(o, "format", json_string(spec));
     json_object_set_new(o, "range", json_string(s->range));
     json_object_set_new(o, "activations", q->act_quant ? out_string(q->act_quant) : json_null());
+    json_object_set_new(o, "device", out_string(s->device));
     json_object_set_new(o, "dry_run", json_boolean(s->dry_run));
     json_object_set_new(o, "tensors", json_integer(r->n_tensors));
     json_object_set_new(o, "quantized_tensors", json_integer(r->n_quantized));

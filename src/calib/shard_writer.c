@@ -120,11 +120,13 @@ static step fill_step(lu_shard_writer *w, lu_gpu_slot *s, int64_t begin)
         if (!lu_piece_for_gpu(t))
             continue;
         const bool follows = a.end > begin && p[-1].tensor == p->tensor;
-        if (!lu_gpu_slot_add(s, &w->room.encoders[t->scheme - w->plan->schemes], t->in->view.dtype,
-                             p->end - p->begin, t->in->view.shape[1], follows))
+        if (lu_gpu_slot_add(s, &w->room.encoders[t->scheme - w->plan->schemes], t->in->view.dtype,
+                            p->end - p->begin, t->in->view.shape[1], follows)) {
+            p->run = &s->runs[s->n_runs - 1];
+            p->at = p->run->n - (p->end - p->begin);
+        } else if (s->n_runs > 0) {
             break;
-        p->run = &s->runs[s->n_runs - 1];
-        p->at = p->run->n - (p->end - p->begin);
+        }
     }
     lu_gpu_slot_lay_out(s);
     return a;

@@ -28,12 +28,12 @@ expect_status 1
 expect_err "device is 'gpu', expected cpu, cuda or cuda:N"
 run quantize "$MODEL" "$work/q" --device cpu --json
 expect_status 0
-rm -rf "$work/q"
+expect_value 'o["device"]' cpu
 
 run --version
 if grep -q '^gpu: none: ' "$work/out"; then
     for command in "run $MODEL -p The" "eval $MODEL --text models/text/val.txt" "chat $MODEL" \
-        "quantize $MODEL $work/q"; do
+        "quantize $MODEL $work/q2"; do
         # shellcheck disable=SC2086 # words on purpose
         run $command --device cuda
         expect_status 1
@@ -45,6 +45,11 @@ else
     run run "$MODEL" -p 'The' -n 12 --device cuda --json
     expect_status 0
     expect_value 'len(o["tokens"])' 12
+    run quantize "$MODEL" "$work/q2" --device cuda
+    expect_status 0
+    for shard in "$work"/q/*.safetensors; do
+        cmp -s "$shard" "$work/q2/${shard##*/}" || fail "expected the same ${shard##*/} from the GPU"
+    done
     run run "$MODEL" -p 'The' -n 12 --device cuda:999
     expect_status 1
     expect_err 'cuda:999 is not here'

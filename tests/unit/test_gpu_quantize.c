@@ -1,6 +1,6 @@
-/* test_gpu_quantize.c - compressing on the emulated GPU: the bytes and the report are the CPU's,
-   also over many steps, after a stop and on another device; failures are the CPU's or name the GPU.
- */
+/* test_gpu_quantize.c - compressing on the emulated GPU, or with LUTRA_TEST_GPU=cuda (or cuda:N) on
+   that one: the bytes and the report are the CPU's, also over many steps, after a stop and on
+   another device; failures are the CPU's or name the GPU. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,6 +15,9 @@
 #include "support/alloc_sweep.h"
 #include "support/gpu_emulated.h"
 #include "support/synthetic_checkpoint.h"
+
+static const char *device; /* asked for */
+static bool real;
 
 typedef struct {
     char root[SYN_PATH], in[SYN_PATH + 8], cpu[SYN_PATH + 8], gpu[SYN_PATH + 8];
@@ -56,7 +59,7 @@ static void enter(place *p, int threads)
     o.cancelled = stop_when_called;
     o.log = keep_log;
     assert_int_equal(lutra_open(&o, &p->ctx, NULL), LUTRA_OK);
-    p->ctx->gpu = gpu_emulated();
+    p->ctx->gpu = real ? NULL : gpu_emulated();
     lutra_quantize_options_init(&p->o);
 }
 
@@ -73,11 +76,11 @@ static void set_format(place *p, const char *spec)
 }
 
 /* On a device: the status, and words of its message. */
-static void expect(place *p, const char *device, lutra_status status, const char *words)
+static void expect(place *p, const char *where, lutra_status status, const char *words)
 {
-    p->o.device = device;
+    p->o.device = where;
     p->err.msg[0] = '\0';
-    const lutra_status got = lu_quantize_in_batches(p->ctx, p->in, device ? p->gpu : p->cpu, &p->o,
+    const lutra_status got = lu_quantize_in_batches(p->ctx, p->in, where ? p->gpu : p->cpu, &p->o,
                                                     (int64_t)256 << 20, &p->r, &p->err);
     if (got != status || (words && !strstr(p->err.msg, words)))
         fail_msg("status %d '%s', expected %d with '%s'", got, p->err.msg, status,
@@ -90,7 +93,7 @@ static void expect_same(place *p)
 {
     expect(p, NULL, LUTRA_OK, NULL);
     const lutra_quantize_report cpu = p->r;
-    expect(p, "cuda", LUTRA_OK, NULL);
+    expect(p, device, LUTRA_OK, NULL);
     assert_true(syn_same_folder(p->cpu, p->gpu));
     assert_true(p->r.sqnr_db == cpu.sqnr_db);
     assert_int_equal(p->r.bytes_out, cpu.bytes_out);
@@ -182,7 +185,7 @@ static void bad_weights_get_the_message_of_the_cpu(void **state)
             p.o.restart = true;
             expect(&p, NULL, LUTRA_E_FORMAT, "row 0, column 0 is");
             snprintf(words, sizeof words, "%s", p.err.msg);
-            expect(&p, "cuda", LUTRA_E_FORMAT, words);
+            expect(&p, device, LUTRA_E_FORMAT, words);
             assert_false(lu_path_exists(p.gpu));
         }
     leave(&p);
@@ -203,14 +206,14 @@ static void a_stopped_run_resumes_on_either_device(void **state)
         for (int back = 0; back < 2; back++) {
             p.calls = 0;
             p.stop_at = at;
-            p.o.device = "cuda";
+            p.o.device = device;
             lutra_status status = lu_quantize_in_batches(p.ctx, p.in, p.gpu, &p.o, 1, &p.r, &p.err);
             p.stop_at = 0;
             if (status != LUTRA_OK) {
                 n_stopped++;
                 assert_int_equal(status, LUTRA_E_CANCELLED);
                 assert_false(lu_path_exists(p.gpu));
-                p.o.device = back ? "cpu" : "cuda:1";
+                p.o.device = back ? "cpu" : real ? device : "cuda:1";
                 status = lu_quantize_in_batches(p.ctx, p.in, p.gpu, &p.o, 1, &p.r, &p.err);
             }
             assert_int_equal(status, LUTRA_OK);
@@ -226,16 +229,18 @@ static void a_gpu_that_fails_is_named_and_the_run_resumes(void **state)
 {
     (void)state;
     place p;
+    if (real)
+        skip();
     enter(&p, 1);
     syn_shard(p.in, "model.safetensors", small, N_SMALL, 1);
     set_format(&p, "nf4:g32");
     expect(&p, NULL, LUTRA_OK, NULL);
     for (int at = 1; at <= 3; at++) {
         gpu_emulated_now.fail_at = at;
-        expect(&p, "cuda", LUTRA_E_INTERNAL, "cuda:0: rounding: a planted fault");
+        expect(&p, device, LUTRA_E_INTERNAL, "cuda:0: rounding: a planted fault");
         assert_false(lu_path_exists(p.gpu));
     }
-    expect(&p, "cuda", LUTRA_OK, NULL);
+    expect(&p, device, LUTRA_OK, NULL);
     assert_true(syn_same_folder(p.cpu, p.gpu));
     leave(&p);
 }
@@ -245,13 +250,15 @@ static void devices_that_are_not_there_are_refused(void **state)
     (void)state;
     place p;
     lutra_recipe *recipe;
+    if (real)
+        skip();
     enter(&p, 1);
     syn_shard(p.in, "model.safetensors", small, N_SMALL, 1);
     set_format(&p, "nf4:g32");
     expect(&p, "gpu", LUTRA_E_ARG, "device is 'gpu', expected cpu, cuda or cuda:N");
     expect(&p, "cuda:2", LUTRA_E_UNSUPPORTED, "cuda:2 is not here: this machine has 2 GPUs");
     gpu_emulated_now.memory = 4096;
-    expect(&p, "cuda", LUTRA_E_NOMEM, "cuda:0: memory for");
+    expect(&p, device, LUTRA_E_NOMEM, "cuda:0: memory for");
     assert_false(lu_path_exists(p.gpu));
     p.o.dry_run = true; /* a plan needs no GPU */
     expect(&p, "cuda:7", LUTRA_OK, NULL);
@@ -259,7 +266,7 @@ static void devices_that_are_not_there_are_refused(void **state)
     gpu_emulated_reset();
     assert_int_equal(lutra_recipe_of_method("hqq", NULL, 0, &recipe, NULL), LUTRA_OK);
     p.o.recipe = recipe;
-    expect(&p, "cuda", LUTRA_E_UNSUPPORTED, "recipes compress on the CPU");
+    expect(&p, device, LUTRA_E_UNSUPPORTED, "recipes compress on the CPU");
     lutra_recipe_free(recipe);
     leave(&p);
 }
@@ -279,16 +286,21 @@ static void every_failed_allocation_is_reported(void **state)
 {
     (void)state;
     place p;
+    if (real) /* it opens the GPU for each */
+        skip();
     enter(&p, 1);
     syn_shard(p.in, "model.safetensors", small, N_SMALL, 1);
     set_format(&p, "nf4:g32");
-    p.o.device = "cuda";
+    p.o.device = device;
     assert_true(fail_each_allocation(quantize, &p) > 20);
     leave(&p);
 }
 
 int main(void)
 {
+    const char *asked = getenv("LUTRA_TEST_GPU");
+    real = asked && *asked;
+    device = real ? asked : "cuda";
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_format_and_range_gives_the_bytes_of_the_cpu),
         cmocka_unit_test(steps_follow_each_other_to_the_same_bytes),
