@@ -88,7 +88,8 @@ static lutra_status try_range(lu_block *b, const lu_site *site, search *s, float
     lu_pool_for(b->ctx->pool, l->n, 16, difference_rows, s);
     for (s->group = 0; s->group < s->groups; s->group++) {
         const int64_t at = s->group * s->size;
-        lu_la_gemm(b->la, &(lu_la_gemm_args){.m = l->n,
+        LU_TRY(lu_la_gemm(b->la,
+                          &(lu_la_gemm_args){.m = l->n,
                                              .n = s->size,
                                              .k = s->size,
                                              .alpha = 1,
@@ -97,7 +98,8 @@ static lutra_status try_range(lu_block *b, const lu_site *site, search *s, float
                                              .b = t->hessian + at * l->k + at,
                                              .ldb = l->k,
                                              .c = s->product,
-                                             .ldc = s->size});
+                                             .ldc = s->size},
+                          err));
         lu_pool_for(b->ctx->pool, l->n, 64, judge_rows, s);
     }
     return LUTRA_OK;

@@ -24,6 +24,7 @@
 #include "algo/pass.h"
 #include "algo/rtn.h"
 #include "base/mem.h"
+#include "la/column_walk.h"
 
 #define SLAB 1024 /* rows worked on at a time; they are independent */
 #define MAX_DAMP 1.0
@@ -85,7 +86,8 @@ typedef struct {
     float *h;
     int64_t k;
     const int32_t *order;
-    float *rows; /* [threads][k] */
+    const bool *leads; /* [k] the lowest row of its cycle */
+    float *rows;       /* [threads][k] */
 } permute_job;
 
 static void permute_columns(void *arg, int64_t begin, int64_t end, int worker)
@@ -100,23 +102,35 @@ static void permute_columns(void *arg, int64_t begin, int64_t end, int worker)
     }
 }
 
-/* Row i becomes row order[i], along the cycles of the permutation. */
-static void permute_rows(float *h, int64_t k, const int32_t *order, float *held, bool *moved)
+#define STRIPE 256 /* columns of rows that a thread moves at a time */
+
+/* Row i becomes row order[i], along the cycles of the permutation. Indices are stripes. */
+static void permute_rows(void *arg, int64_t begin, int64_t end, int worker)
 {
-    const size_t bytes = (size_t)k * sizeof *h;
-    memset(moved, 0, (size_t)k * sizeof *moved);
+    const permute_job *p = arg;
+    const int64_t k = p->k;
+    const int64_t first_column = begin * STRIPE, last = end * STRIPE < k ? end * STRIPE : k;
+    const size_t bytes = (size_t)(last - first_column) * sizeof *p->h;
+    float *h = p->h + first_column, *held = p->rows + worker * k;
     for (int64_t first = 0; first < k; first++) {
-        if (moved[first])
+        if (!p->leads[first] || p->order[first] == first)
             continue;
         memcpy(held, h + first * k, bytes);
         int64_t i = first;
-        for (; order[i] != first; i = order[i]) {
-            memcpy(h + i * k, h + order[i] * k, bytes);
-            moved[i] = true;
-        }
+        for (; p->order[i] != first; i = p->order[i])
+            memcpy(h + i * k, h + p->order[i] * k, bytes);
         memcpy(h + i * k, held, bytes);
-        moved[i] = true;
     }
+}
+
+static void find_leads(const int32_t *order, int64_t k, bool *leads)
+{
+    for (int64_t i = 0; i < k; i++)
+        leads[i] = true;
+    for (int64_t first = 0; first < k; first++)
+        if (leads[first])
+            for (int64_t i = order[first]; i != first; i = order[i])
+                leads[i] = false;
 }
 
 static lutra_status permute(lu_la *la, float *h, int64_t k, const int32_t *order, lutra_err *err)
@@ -124,14 +138,16 @@ static lutra_status permute(lu_la *la, float *h, int64_t k, const int32_t *order
     lu_pool *pool = lu_la_pool(la);
     permute_job p = {.h = h, .k = k, .order = order};
     p.rows = lu_array((size_t)lu_pool_size(pool), (size_t)k * sizeof *p.rows);
-    bool *moved = lu_array((size_t)k, sizeof *moved);
-    const bool ok = p.rows && moved;
+    bool *leads = lu_array((size_t)k, sizeof *leads);
+    const bool ok = p.rows && leads;
     if (ok) {
-        permute_rows(h, k, order, p.rows, moved);
+        find_leads(order, k, leads);
+        p.leads = leads;
+        lu_pool_for(pool, (k + STRIPE - 1) / STRIPE, 1, permute_rows, &p);
         lu_pool_for(pool, k, 16, permute_columns, &p);
     }
     lu_free(p.rows);
-    lu_free(moved);
+    lu_free(leads);
     return ok ? LUTRA_OK : lu_fail_nomem(err, (size_t)k * sizeof *p.rows);
 }
 
@@ -167,6 +183,7 @@ typedef struct {
     const lu_ops *ops;
     lu_site_linear *l;
     const float *u;       /* [k][k] */
+    lu_column_walk *along;
     const int32_t *order; /* [k]; place j of the walk is column order[j] */
     bool fixed_groups;    /* ranges from the original weights, or given */
     bool walk_groups;     /* groups are runs of places, not of columns */
@@ -313,14 +330,15 @@ static void rival_rows(void *arg, int64_t begin, int64_t end, int worker)
     }
 }
 
-static void take_better(const rival *v, int64_t n)
+static void take_better(void *arg, int64_t begin, int64_t end, int worker)
 {
+    const rival *v = arg;
     walk *g = v->g;
     const lutra_format *f = &g->encoder->format;
     const int64_t k = g->l->k;
     const size_t groups = (size_t)g->groups, scale_row = groups * lutra_dtype_bytes(f->scale_dtype);
-    uint8_t *row = g->spare;
-    for (int64_t r = 0; r < n; r++) {
+    uint8_t *row = g->spare + (size_t)worker * g->spare_bytes;
+    for (int64_t r = begin; r < end; r++) {
         double loss = 0;
         for (int64_t j = 0; j < k; j++)
             loss += (double)v->d[r * k + j] * (double)v->d[r * k + j];
@@ -343,14 +361,17 @@ static lutra_status compare(lu_block *b, walk *g, int64_t n, lutra_err *err)
     LU_TRY(lu_linear_open_codes(&rows, err));
     rival v = {.g = g, .nearest = rows.codes};
     v.d = lu_array((size_t)n, (size_t)g->l->k * sizeof *v.d);
+    lutra_status status =
+        v.d ? LUTRA_OK : lu_fail_nomem(err, (size_t)n * (size_t)g->l->k * sizeof *v.d);
     if (v.d) {
         lu_pool_for(b->ctx->pool, n, 8, rival_rows, &v);
-        lu_la_divide_upper(b->la, g->l->k, g->u, n, v.d);
-        take_better(&v, n);
+        status = lu_la_divide_upper(b->la, g->l->k, g->u, n, v.d, err);
     }
+    if (status == LUTRA_OK)
+        lu_pool_for(b->ctx->pool, n, 8, take_better, &v);
     lu_linear_free_codes(&rows);
     lu_free(v.d);
-    return v.d ? LUTRA_OK : lu_fail_nomem(err, (size_t)n * (size_t)g->l->k * sizeof *v.d);
+    return status;
 }
 
 /* ---- one linear --------------------------------------------------------------------------------
@@ -372,22 +393,13 @@ static lutra_status round_slab(lu_block *b, walk *g, int64_t n, lutra_err *err)
     lu_pool *pool = b->ctx->pool;
     const int64_t k = g->l->k;
     lu_pool_for(pool, n, 8, begin_rows, g);
+    LU_TRY(lu_column_walk_begin(g->along, g->w, n, k < g->block ? k : g->block, err));
     for (g->begin = 0; g->begin < k; g->begin = g->end) {
         LU_TRY(lu_check_cancel(b->ctx, err));
         g->end = k - g->begin < g->block ? k : g->begin + g->block;
         lu_pool_for(pool, n, 8, walk_rows, g);
-        if (g->end < k)
-            lu_la_gemm(b->la, &(lu_la_gemm_args){.m = n,
-                                                 .n = k - g->end,
-                                                 .k = g->end - g->begin,
-                                                 .alpha = -1,
-                                                 .a = g->e,
-                                                 .lda = g->block,
-                                                 .b = g->u + g->begin * k + g->end,
-                                                 .ldb = k,
-                                                 .beta = 1,
-                                                 .c = g->w + g->end,
-                                                 .ldc = k});
+        const int64_t next = k - g->end < g->block ? k : g->end + g->block;
+        LU_TRY(lu_column_walk_pass(g->along, g->begin, g->end, next, g->e, g->block, err));
     }
     if (g->s->fallback && !g->l->lo)
         LU_TRY(compare(b, g, n, err));
@@ -479,6 +491,9 @@ lutra_status lu_gptq_round(lu_block *b, lu_site_linear *l, const float *u, const
     g.block = block_of(s, g.group_size, l->k);
     atomic_init(&g.bad_row, l->n);
     lutra_status status = take_room(b, &g, err);
+    if (status == LUTRA_OK)
+        status = lu_column_walk_open(b->la, l->k, u, l->n < SLAB ? l->n : SLAB, g.block, &g.along,
+                                     err);
     for (int64_t end; status == LUTRA_OK && g.first < l->n; g.first = end) {
         lu_linear_encoder(b, l, g.first, encoder, &end);
         end = end - g.first < SLAB ? end : g.first + SLAB;
@@ -488,6 +503,7 @@ lutra_status lu_gptq_round(lu_block *b, lu_site_linear *l, const float *u, const
         status = fail_row(&g, err);
     if (status == LUTRA_OK && g.walk_groups && s->act_order && g.groups > 1)
         status = note_groups(&g, err);
+    lu_column_walk_close(g.along);
     leave_room(&g);
     lu_free(encoder);
     return status == LUTRA_OK ? lu_linear_close_codes(b, l, err) : status;
@@ -548,6 +564,7 @@ static lutra_status gptq_site(lu_block *b, lu_site *site, const void *set, lutra
     for (int i = 0; status == LUTRA_OK && definite && i < site->n_linears; i++)
         if (site->linears[i]->wanted)
             status = lu_gptq_round(b, site->linears[i], h, order, s, err);
+    lu_la_release(b->la);
     lu_free(order);
     return status;
 }

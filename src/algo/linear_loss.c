@@ -33,27 +33,30 @@ lutra_status lu_linear_loss(lu_block *b, const lu_site *s, const lu_site_linear 
     float *d = lu_array(ROWS, (size_t)k * sizeof *d);
     float *product = lu_array(ROWS, (size_t)(across + 1) * sizeof *product);
     double sum = 0;
-    for (int64_t first = 0; d && product && first < l->n; first += ROWS) {
+    lutra_status status =
+        d && product ? LUTRA_OK : lu_fail_nomem(err, ROWS * (size_t)k * sizeof *d);
+    for (int64_t first = 0; status == LUTRA_OK && first < l->n; first += ROWS) {
         const int64_t n = l->n - first < ROWS ? l->n - first : ROWS;
         difference(l, approx, first, n, d);
-        lu_la_gemm(b->la, &(lu_la_gemm_args){.transpose_b = !t->hessian,
-                                             .m = n,
-                                             .n = across,
-                                             .k = k,
-                                             .alpha = 1,
-                                             .a = d,
-                                             .lda = k,
-                                             .b = t->hessian ? t->hessian : t->rows,
-                                             .ldb = k,
-                                             .c = product,
-                                             .ldc = across});
-        sum += t->hessian ? dot(product, d, n * k) : dot(product, product, n * across);
+        status = lu_la_gemm(b->la,
+                            &(lu_la_gemm_args){.transpose_b = !t->hessian,
+                                               .m = n,
+                                               .n = across,
+                                               .k = k,
+                                               .alpha = 1,
+                                               .a = d,
+                                               .lda = k,
+                                               .b = t->hessian ? t->hessian : t->rows,
+                                               .ldb = k,
+                                               .c = product,
+                                               .ldc = across},
+                            err);
+        if (status == LUTRA_OK)
+            sum += t->hessian ? dot(product, d, n * k) : dot(product, product, n * across);
     }
-    const bool ok = d && product;
     lu_free(d);
     lu_free(product);
-    if (!ok)
-        return lu_fail_nomem(err, ROWS * (size_t)k * sizeof *d);
+    LU_TRY(status);
     *out = t->hessian ? sum : t->n_kept ? sum / (double)t->n_kept : 0;
     return LUTRA_OK;
 }

@@ -115,8 +115,7 @@ static lutra_status gather(run *r, lu_stage first, lu_stage last, unsigned needs
 static lutra_status outputs_of(run *r, const lu_site *s, const lu_site_linear *l, float *y,
                                lutra_err *err)
 {
-    (void)err;
-    lu_la_gemm(r->la, &(lu_la_gemm_args){.transpose_b = true,
+    return lu_la_gemm(r->la, &(lu_la_gemm_args){.transpose_b = true,
                                          .m = s->stats.n_kept,
                                          .n = l->n,
                                          .k = l->k,
@@ -126,8 +125,7 @@ static lutra_status outputs_of(run *r, const lu_site *s, const lu_site_linear *l
                                          .b = l->w,
                                          .ldb = l->k,
                                          .c = y,
-                                         .ldc = l->n});
-    return LUTRA_OK;
+                                         .ldc = l->n}, err);
 }
 
 static double relative_error(const float *before, const float *after, int64_t n)
@@ -439,7 +437,7 @@ static lutra_status run_all(run *r, lutra_err *err)
 {
     const lu_pipeline *p = r->p;
     int64_t n_done = 0;
-    LU_TRY(lu_la_open(p->ctx->pool, &r->la, err));
+    LU_TRY(lu_la_open(p->ctx->pool, p->gpu, &r->la, err));
     LU_TRY(lu_model_open_bare(p->ctx, lu_checkpoint_path(p->plan->checkpoint), &r->model, err));
     LU_TRY(lu_output_open(p->plan, p->folder, p->journal, p->entries, &r->output, err));
     LU_TRY(count_done(r, &n_done, err));

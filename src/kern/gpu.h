@@ -32,6 +32,7 @@ typedef struct lu_gpu {
     lu_cuda_device chip; /* for lut_matmul */
     void *stream;
     void *own;         /* of the table */
+    int64_t worth;     /* multiply-adds from which work is worth bringing here; set by open */
     size_t least_free; /* bytes: the least that any take since the opening has left */
 } lu_gpu;
 

@@ -1,36 +1,64 @@
-/* dense_cpu.c - dense.h over OpenBLAS and LAPACK. The blocked factorisations are written here, as
-   loops over tiles, because OpenBLAS's own change their order of summation with the number of
-   threads. In row-major order a lower triangle is what LAPACK calls an upper one. */
+/* dense_cpu.c - dense.h over OpenBLAS and LAPACK, and what of it goes to a GPU. The blocked
+   factorisations are written here, as loops over tiles, because OpenBLAS's own change their order
+   of summation with the number of threads. In row-major order a lower triangle is what LAPACK calls
+   an upper one. */
 #include <cblas.h>
 #include <lapacke.h>
 #include <string.h>
 
+#include "base/context.h"
 #include "base/mem.h"
 #include "la/dense.h"
+#include "la/dense_gpu.h"
 
 #define TILE 256  /* rows and columns of a tile of the result */
 #define PANEL 128 /* columns that a factorisation takes at a time */
 
 struct lu_la {
     lu_pool *pool;
+    lu_la_gpu gpu; /* .gpu is NULL: none */
     double factor_seconds;
 };
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t tiles_of(int64_t n) { return (n + TILE - 1) / TILE; }
 
-lutra_status lu_la_open(lu_pool *pool, lu_la **out, lutra_err *err)
+lutra_status lu_la_open(lu_pool *pool, lu_gpu *gpu, lu_la **out, lutra_err *err)
 {
     lu_la *la = lu_calloc(1, sizeof *la);
     if (!la)
         return lu_fail_nomem(err, sizeof *la);
     la->pool = pool;
+    la->gpu.gpu = gpu;
     openblas_set_num_threads(1);
-    *out = la;
-    return LUTRA_OK;
+    const lutra_status status = gpu ? lu_la_gpu_open(&la->gpu, err) : LUTRA_OK;
+    if (status == LUTRA_OK)
+        *out = la;
+    else
+        lu_la_close(la);
+    return status;
 }
 
-void lu_la_close(lu_la *la) { lu_free(la); }
+void lu_la_close(lu_la *la)
+{
+    if (la && la->gpu.gpu)
+        lu_la_gpu_close(&la->gpu);
+    lu_free(la);
+}
+
+lu_la_gpu *lu_la_gpu_of(lu_la *la) { return la->gpu.gpu ? &la->gpu : NULL; }
+
+lutra_status lu_la_hold(lu_la *la, const float *a, int64_t count, lutra_err *err)
+{
+    return la->gpu.gpu ? lu_la_gpu_hold(&la->gpu, a, count, err) : LUTRA_OK;
+}
+
+void lu_la_release(lu_la *la)
+{
+    if (la->gpu.gpu)
+        lu_la_gpu_release(&la->gpu);
+}
+
 lu_pool *lu_la_pool(const lu_la *la) { return la->pool; }
 double lu_la_factor_seconds(const lu_la *la) { return la->factor_seconds; }
 
@@ -56,9 +84,21 @@ static void gemm_tiles(void *arg, int64_t begin, int64_t end, int worker)
     }
 }
 
-void lu_la_gemm(lu_la *la, const lu_la_gemm_args *g)
+/* Rows without gaps, or of what is held: strips of wide matrices cost more to bring than to
+ * multiply. */
+static bool is_compact(const lu_la *la, const float *p, int64_t ld, int64_t cols)
 {
+    return ld == cols || lu_la_gpu_find(&la->gpu, p);
+}
+
+lutra_status lu_la_gemm(lu_la *la, const lu_la_gemm_args *g, lutra_err *err)
+{
+    if (la->gpu.gpu && lu_la_gpu_pays(&la->gpu, g->m, g->n, g->k) && g->ldc == g->n &&
+        is_compact(la, g->a, g->lda, g->transpose_a ? g->m : g->k) &&
+        is_compact(la, g->b, g->ldb, g->transpose_b ? g->k : g->n))
+        return lu_la_gpu_gemm(&la->gpu, g, err);
     lu_pool_for(la->pool, tiles_of(g->m) * tiles_of(g->n), 1, gemm_tiles, (void *)g);
+    return LUTRA_OK;
 }
 
 /* Tiles (i, j) with i <= j, in the order of rows. */
@@ -282,7 +322,7 @@ static void reverse(lu_la *la, int64_t n, float *h)
     lu_pool_for(la->pool, r.count / 2, 65536, reverse_part, &r);
 }
 
-lutra_status lu_la_inverse_factor(lu_la *la, int64_t n, float *h, bool *definite, lutra_err *err)
+static lutra_status inverse_factor(lu_la *la, int64_t n, float *h, bool *definite, lutra_err *err)
 {
     float *diagonal = lu_array((size_t)n, sizeof *diagonal);
     if (!diagonal)
@@ -304,6 +344,16 @@ lutra_status lu_la_inverse_factor(lu_la *la, int64_t n, float *h, bool *definite
     return status;
 }
 
+lutra_status lu_la_inverse_factor(lu_la *la, int64_t n, float *h, bool *definite, lutra_err *err)
+{
+    const double start = lu_seconds();
+    const bool on_gpu = la->gpu.gpu && lu_la_gpu_pays(&la->gpu, n, n, n);
+    const lutra_status status = on_gpu ? lu_la_gpu_inverse_factor(&la->gpu, n, h, definite, err)
+                                       : inverse_factor(la, n, h, definite, err);
+    la->factor_seconds += lu_seconds() - start;
+    return status;
+}
+
 typedef struct {
     int64_t n, m;
     const float *u;
@@ -322,8 +372,12 @@ static void right_rows(void *arg, int64_t begin, int64_t end, int worker)
     }
 }
 
-void lu_la_divide_upper(lu_la *la, int64_t n, const float *u, int64_t m, float *b)
+lutra_status lu_la_divide_upper(lu_la *la, int64_t n, const float *u, int64_t m, float *b,
+                                lutra_err *err)
 {
+    if (la->gpu.gpu && lu_la_gpu_find(&la->gpu, u) && lu_la_gpu_pays(&la->gpu, m, n, n))
+        return lu_la_gpu_divide_upper(&la->gpu, n, u, m, b, err);
     right_job r = {.n = n, .m = m, .u = u, .b = b};
     lu_pool_for(la->pool, tiles_of(m), 1, right_rows, &r);
+    return LUTRA_OK;
 }

@@ -22,7 +22,7 @@ static inline float bare_noise(uint64_t *s)
 static inline lu_block bare_block(lutra_ctx *ctx)
 {
     lu_block b = {.ctx = ctx};
-    if (lu_la_open(ctx->pool, &b.la, NULL) || lu_level_parse(ctx->options.cpu, &b.level, NULL))
+    if (lu_la_open(ctx->pool, NULL, &b.la, NULL) || lu_level_parse(ctx->options.cpu, &b.level, NULL))
         abort();
     return b;
 }

@@ -109,6 +109,7 @@ static lutra_status info(int ordinal, lu_gpu_info *out, lutra_err *err)
 static lutra_status open_gpu(lu_gpu *g, lutra_err *err)
 {
     (void)err;
+    g->worth = 0; /* all work that may come here comes */
     g->chip = (lu_cuda_device){.sm_count = 1, .capability = 90, .shared_bytes = 1 << 17};
     return LUTRA_OK;
 }

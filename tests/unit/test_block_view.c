@@ -37,7 +37,7 @@ static void enter(bench *b, const char *family)
     *b = (bench){.ctx = open_ctx(2), .data = {.n_samples = SAMPLES, .length = LENGTH}};
     syn_temp(b->folder);
     must(lu_model_open_bare(b->ctx, path_of(family), &b->model, &err), &err);
-    must(lu_la_open(b->ctx->pool, &b->la, &err), &err);
+    must(lu_la_open(b->ctx->pool, NULL, &b->la, &err), &err);
     b->data.ids = lu_array(SAMPLES * LENGTH, sizeof *b->data.ids);
     for (int i = 0; i < SAMPLES * LENGTH; i++)
         b->data.ids[i] = (int32_t)((syn_random(&seed) + 0.5f) * 95);

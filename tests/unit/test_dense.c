@@ -18,7 +18,7 @@ static int open_all(void **state)
 {
     (void)state;
     for (int i = 0; i < 2; i++)
-        if (lu_pool_open(1 + 2 * i, &pools[i], NULL) || lu_la_open(pools[i], &las[i], NULL))
+        if (lu_pool_open(1 + 2 * i, &pools[i], NULL) || lu_la_open(pools[i], NULL, &las[i], NULL))
             return -1;
     return 0;
 }
@@ -72,8 +72,11 @@ static void products_agree_with_float64(void **state)
             const bool ta = mode & 1, tb = mode & 2;
             float *a = random_matrix(m * k, 1), *b = random_matrix(k * n, 2);
             float *c = random_matrix(m * n, 3), *c0 = random_matrix(m * n, 3);
-            lu_la_gemm(las[1], &(lu_la_gemm_args){ta, tb, m, n, k, 0.5f, a, ta ? m : k, b,
-                                                  tb ? k : n, 2.0f, c, n});
+            assert_int_equal(lu_la_gemm(las[1],
+                                        &(lu_la_gemm_args){ta, tb, m, n, k, 0.5f, a, ta ? m : k, b,
+                                                           tb ? k : n, 2.0f, c, n},
+                                        NULL),
+                             LUTRA_OK);
             for (int64_t i = 0; i < m; i++)
                 for (int64_t j = 0; j < n; j++) {
                     double sum = 0, size = 0;

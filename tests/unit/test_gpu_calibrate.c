@@ -61,7 +61,7 @@ static void enter(pair *p, const char *family, lutra_dtype act, int64_t reserve)
     must(lu_gpu_parse(device, &ordinal, &err), &err);
     must(lu_gpu_open(p->ctx->gpu, ordinal, &p->gpu, &err), &err);
     must(lu_model_open_bare(p->ctx, path, &p->model, &err), &err);
-    must(lu_la_open(p->ctx->pool, &p->la, &err), &err);
+    must(lu_la_open(p->ctx->pool, NULL, &p->la, &err), &err);
     p->data.ids = lu_array(SAMPLES * LENGTH, sizeof *p->data.ids);
     for (int i = 0; i < SAMPLES * LENGTH; i++)
         p->data.ids[i] = (int32_t)((syn_random(&seed) + 0.5f) * 95);

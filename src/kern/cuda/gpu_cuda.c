@@ -10,6 +10,9 @@
 #include "kern/cuda/gemm_plain.h"
 #include "kern/gpu.h"
 
+/* A few milliseconds of sixteen cores, and of copying as much as such work reads. */
+#define WORTH ((int64_t)1 << 31)
+
 typedef struct {
     cudaStream_t stream;
     lu_dense_lt *lt;
@@ -81,6 +84,7 @@ static lutra_status cuda_open(lu_gpu *g, lutra_err *err)
         lu_free(c);
         return lu_gpu_fail(g, (int)e, "opening", err);
     }
+    g->worth = WORTH;
     g->own = c;
     g->stream = c->stream;
     return LUTRA_OK;
