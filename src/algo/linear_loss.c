@@ -4,55 +4,73 @@
 #include "algo/pass.h"
 #include "base/mem.h"
 
-#define ROWS 256 /* of d, or of x, at a time */
+#define ROWS 512 /* of d at a time */
 
-static void difference(const lu_site_linear *l, const float *approx, int64_t first, int64_t n,
-                       float *d)
+typedef struct {
+    const float *w, *approx;
+    float *d;
+    int64_t k;
+} difference_job;
+
+static void difference(void *arg, int64_t begin, int64_t end, int worker)
 {
-    const float *w = l->w + first * l->k, *a = approx + first * l->k;
-    for (int64_t i = 0; i < n * l->k; i++)
-        d[i] = w[i] - a[i];
+    const difference_job *j = arg;
+    (void)worker;
+    for (int64_t i = begin * j->k; i < end * j->k; i++)
+        j->d[i] = j->w[i] - j->approx[i];
 }
 
-static double dot(const float *a, const float *b, int64_t n)
+/* Squares of x d^T, summed over outputs and rows. */
+static lutra_status sum_outputs(lu_block *b, const lu_stats *t, int64_t n, int64_t k,
+                                const float *d, float *product, double *sum, lutra_err *err)
 {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++)
-        sum += (double)a[i] * (double)b[i];
-    return sum;
+    LU_TRY(lu_la_gemm(b->la,
+                      &(lu_la_gemm_args){.transpose_b = true,
+                                         .m = n,
+                                         .n = t->n_kept,
+                                         .k = k,
+                                         .alpha = 1,
+                                         .a = d,
+                                         .lda = k,
+                                         .b = t->rows,
+                                         .ldb = k,
+                                         .c = product,
+                                         .ldc = t->n_kept},
+                      err));
+    for (int64_t i = 0; i < n * t->n_kept; i++)
+        *sum += (double)product[i] * (double)product[i];
+    return LUTRA_OK;
+}
+
+static lutra_status sum_norms(lu_block *b, const lu_stats *t, int64_t n, int64_t k, const float *d,
+                              double *sum, lutra_err *err)
+{
+    double sums[ROWS];
+    LU_TRY(lu_la_norms(b->la, n, k, d, t->hessian, sums, err));
+    for (int64_t r = 0; r < n; r++)
+        *sum += sums[r];
+    return LUTRA_OK;
 }
 
 lutra_status lu_linear_loss(lu_block *b, const lu_site *s, const lu_site_linear *l,
                             const float *approx, double *out, lutra_err *err)
 {
     const lu_stats *t = &s->stats;
-    const int64_t k = l->k, across = t->hessian ? k : t->n_kept;
+    const int64_t k = l->k;
     if (!t->hessian && !t->rows)
         return lu_fail(err, LUTRA_E_INTERNAL, "%s: a loss needs the Hessian or rows of its input",
                        l->name);
     float *d = lu_array(ROWS, (size_t)k * sizeof *d);
-    float *product = lu_array(ROWS, (size_t)(across + 1) * sizeof *product);
+    float *product = lu_array(ROWS, (size_t)(t->n_kept + 1) * sizeof *product);
     double sum = 0;
     lutra_status status =
         d && product ? LUTRA_OK : lu_fail_nomem(err, ROWS * (size_t)k * sizeof *d);
     for (int64_t first = 0; status == LUTRA_OK && first < l->n; first += ROWS) {
         const int64_t n = l->n - first < ROWS ? l->n - first : ROWS;
-        difference(l, approx, first, n, d);
-        status = lu_la_gemm(b->la,
-                            &(lu_la_gemm_args){.transpose_b = !t->hessian,
-                                               .m = n,
-                                               .n = across,
-                                               .k = k,
-                                               .alpha = 1,
-                                               .a = d,
-                                               .lda = k,
-                                               .b = t->hessian ? t->hessian : t->rows,
-                                               .ldb = k,
-                                               .c = product,
-                                               .ldc = across},
-                            err);
-        if (status == LUTRA_OK)
-            sum += t->hessian ? dot(product, d, n * k) : dot(product, product, n * across);
+        difference_job job = {l->w + first * k, approx + first * k, d, k};
+        lu_pool_for(b->ctx->pool, n, 16, difference, &job);
+        status = t->hessian ? sum_norms(b, t, n, k, d, &sum, err)
+                            : sum_outputs(b, t, n, k, d, product, &sum, err);
     }
     lu_free(d);
     lu_free(product);

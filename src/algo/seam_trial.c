@@ -134,7 +134,10 @@ static lutra_status open_loss(lu_seam_trial *t, lutra_err *err)
         return t->b->record(t->b, t->seam->part, err);
     const lu_site_linear *l = t->linears[0];
     t->approx = lu_array((size_t)l->n, (size_t)l->k * sizeof *t->approx);
-    return t->approx ? LUTRA_OK : lu_fail_nomem(err, (size_t)l->n * (size_t)l->k);
+    if (!t->approx)
+        return lu_fail_nomem(err, (size_t)l->n * (size_t)l->k);
+    const float *h = t->seam->readers[0]->stats.hessian;
+    return h ? lu_la_hold(t->b->la, h, l->k * l->k, err) : LUTRA_OK;
 }
 
 lutra_status lu_seam_trial_open(lu_block *b, lu_seam *seam, const lu_act_format *act,
@@ -152,6 +155,8 @@ lutra_status lu_seam_trial_open(lu_block *b, lu_seam *seam, const lu_act_format 
 
 void lu_seam_trial_close(lu_seam_trial *t)
 {
+    if (t->approx)
+        lu_la_release(t->b->la);
     for (int i = 0; i < t->n; i++) {
         lu_site_linear *l = t->linears[i];
         memcpy(l->w, t->saved[i], (size_t)l->n * (size_t)l->k * sizeof *l->w);

@@ -111,6 +111,8 @@ typedef struct lu_gpu_gemm {
     X(square_rows, int,                                                                            \
       (int64_t n, int64_t cols, const uint16_t *a, const uint16_t *b, int bf16, double *sums,      \
        void *stream))                                                                              \
+    X(dot_rows, int,                                                                               \
+      (int64_t n, int64_t cols, const float *a, const float *b, double *sums, void *stream))       \
     X(mirror, int, (int64_t n, float factor, float *c, void *stream))                              \
     X(reverse, int, (int64_t count, float *a, void *stream))                                       \
     X(copy_rows, int,                                                                              \

@@ -41,6 +41,10 @@ lutra_status lu_la_gemm(lu_la *la, const lu_la_gemm_args *g, lutra_err *err);
 lutra_status lu_la_hold(lu_la *la, const float *a, int64_t count, lutra_err *err);
 void lu_la_release(lu_la *la);
 
+/* sums[r] = d_r h d_r^T for the rows of d[m][n]; h[n][n]. */
+lutra_status lu_la_norms(lu_la *la, int64_t m, int64_t n, const float *d, const float *h,
+                         double *sums, lutra_err *err);
+
 /* Adds alpha x^T x to c[n][n]: the upper triangle and the tiles on the diagonal; x is [rows][n],
    ldx floats between rows. lu_la_mirror makes c whole. */
 void lu_la_add_gram(lu_la *la, int64_t rows, int64_t n, float alpha, const float *x, int64_t ldx,

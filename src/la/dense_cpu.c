@@ -101,6 +101,51 @@ lutra_status lu_la_gemm(lu_la *la, const lu_la_gemm_args *g, lutra_err *err)
     return LUTRA_OK;
 }
 
+typedef struct {
+    const float *a, *b;
+    int64_t cols;
+    double *sums;
+} dot_job;
+
+static void dot_rows(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const dot_job *j = arg;
+    (void)worker;
+    for (int64_t r = begin; r < end; r++) {
+        double sum = 0;
+        for (int64_t c = r * j->cols; c < (r + 1) * j->cols; c++)
+            sum += (double)j->a[c] * (double)j->b[c];
+        j->sums[r] = sum;
+    }
+}
+
+lutra_status lu_la_norms(lu_la *la, int64_t m, int64_t n, const float *d, const float *h,
+                         double *sums, lutra_err *err)
+{
+    if (la->gpu.gpu && lu_la_gpu_pays(&la->gpu, m, n, n))
+        return lu_la_gpu_norms(&la->gpu, m, n, d, h, sums, err);
+    float *product = lu_array((size_t)m, (size_t)n * sizeof *product);
+    if (!product)
+        return lu_fail_nomem(err, (size_t)m * (size_t)n * sizeof *product);
+    const lutra_status status = lu_la_gemm(la,
+                                           &(lu_la_gemm_args){.m = m,
+                                                              .n = n,
+                                                              .k = n,
+                                                              .alpha = 1,
+                                                              .a = d,
+                                                              .lda = n,
+                                                              .b = h,
+                                                              .ldb = n,
+                                                              .c = product,
+                                                              .ldc = n},
+                                           err);
+    dot_job job = {product, d, n, sums};
+    if (status == LUTRA_OK)
+        lu_pool_for(la->pool, m, 16, dot_rows, &job);
+    lu_free(product);
+    return status;
+}
+
 /* Tiles (i, j) with i <= j, in the order of rows. */
 static void upper_tile(int64_t t, int64_t across, int64_t *i, int64_t *j)
 {

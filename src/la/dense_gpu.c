@@ -149,6 +149,28 @@ lutra_status lu_la_gpu_gemm(lu_la_gpu *g, const lu_la_gemm_args *host, lutra_err
     return LUTRA_OK;
 }
 
+lutra_status lu_la_gpu_norms(lu_la_gpu *g, int64_t m, int64_t n, const float *d, const float *h,
+                             double *sums, lutra_err *err)
+{
+    lu_gpu *gpu = g->gpu;
+    float *room, *product;
+    const float *rows, *matrix;
+    LU_TRY(lu_la_gpu_room(g, 2 * m + 2 * m * n + (lu_la_gpu_find(g, h) ? 0 : n * n), "a norm",
+                          &room, err));
+    double *room_sums = (double *)(void *)room;
+    product = room + 2 * m;
+    room = product + m * n;
+    LU_TRY(bring(g, d, m * n, &room, &rows, err));
+    LU_TRY(bring(g, h, n * n, &room, &matrix, err));
+    const lu_la_gemm_args call = {.m = m, .n = n, .k = n, .alpha = 1, .a = rows, .lda = n,
+                                  .b = matrix, .ldb = n, .c = product, .ldc = n};
+    LU_TRY(lu_la_gpu_multiply(g, &call, err));
+    LU_GPU_TRY(gpu, gpu->api->dot_rows(m, n, product, rows, room_sums, gpu->stream), "a norm", err);
+    LU_GPU_TRY(gpu, gpu->api->download(gpu, sums, room_sums, (size_t)m * sizeof *sums), "a norm",
+               err);
+    return LUTRA_OK;
+}
+
 /* ---- the factor that GPTQ walks along ---------------------------------------------------------
  */
 

@@ -38,6 +38,8 @@ lutra_status lu_la_gpu_room(lu_la_gpu *g, int64_t count, const char *what, float
 lutra_status lu_la_gpu_multiply(lu_la_gpu *g, const lu_la_gemm_args *device, lutra_err *err);
 
 lutra_status lu_la_gpu_gemm(lu_la_gpu *g, const lu_la_gemm_args *host, lutra_err *err);
+lutra_status lu_la_gpu_norms(lu_la_gpu *g, int64_t m, int64_t n, const float *d, const float *h,
+                             double *sums, lutra_err *err);
 /* U is held afterwards. */
 lutra_status lu_la_gpu_inverse_factor(lu_la_gpu *g, int64_t n, float *h, bool *definite,
                                       lutra_err *err);

@@ -87,6 +87,18 @@ int emulated_square_rows(int64_t n, int64_t cols, const uint16_t *a, const uint1
     return called();
 }
 
+int emulated_dot_rows(int64_t n, int64_t cols, const float *a, const float *b, double *sums,
+                      void *stream)
+{
+    (void)stream;
+    for (int64_t r = 0; r < n; r++) {
+        sums[r] = 0;
+        for (int64_t c = r * cols; c < (r + 1) * cols; c++)
+            sums[r] += (double)a[c] * (double)b[c];
+    }
+    return called();
+}
+
 int emulated_mirror(int64_t n, float factor, float *c, void *stream)
 {
     (void)stream;

@@ -28,6 +28,9 @@ int lu_cuda_column_stats(const lu_cuda_column_args *a);
 int lu_cuda_square_rows(int64_t n, int64_t cols, const uint16_t *a, const uint16_t *b, int bf16, double *sums,
                         void *stream);
 
+/* sums[r] = sum over c of a[r][c] b[r][c] for dense rows of float32. */
+int lu_cuda_dot_rows(int64_t n, int64_t cols, const float *a, const float *b, double *sums, void *stream);
+
 /* c[n][n] *= factor on and above the diagonal; what lies below becomes its mirror image. */
 int lu_cuda_mirror(int64_t n, float factor, float *c, void *stream);
 

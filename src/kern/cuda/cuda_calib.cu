@@ -43,6 +43,18 @@ template <bool BF16> __global__ void __launch_bounds__(COLUMN_THREADS) column_st
         a.highest[c] = hi;
 }
 
+/* The sum over the block, for thread 0, in one order. */
+__device__ __forceinline__ double block_sum(double sum, double part[THREADS])
+{
+    part[threadIdx.x] = sum;
+    for (int step = THREADS / 2; step; step /= 2) {
+        __syncthreads();
+        if ((int)threadIdx.x < step)
+            part[threadIdx.x] += part[threadIdx.x + step];
+    }
+    return part[0];
+}
+
 template <bool BF16>
 __global__ void __launch_bounds__(THREADS)
     square_rows(int64_t cols, const uint16_t *a, const uint16_t *b, double *sums)
@@ -55,14 +67,22 @@ __global__ void __launch_bounds__(THREADS)
         const float d = lu_from_act<BF16>(a[row * cols + c]) - lu_from_act<BF16>(b[row * cols + c]);
         sum += (double)d * (double)d;
     }
-    part[threadIdx.x] = sum;
-    for (int step = THREADS / 2; step; step /= 2) {
-        __syncthreads();
-        if ((int)threadIdx.x < step)
-            part[threadIdx.x] += part[threadIdx.x + step];
-    }
+    sum = block_sum(sum, part);
     if (threadIdx.x == 0)
-        sums[row] = part[0];
+        sums[row] = sum;
+}
+
+__global__ void __launch_bounds__(THREADS) dot_rows(int64_t cols, const float *a, const float *b, double *sums)
+{
+    __shared__ double part[THREADS];
+    const int64_t row = blockIdx.x;
+    double sum = 0.0;
+    lu_begin();
+    for (int64_t c = threadIdx.x; c < cols; c += THREADS)
+        sum += (double)a[row * cols + c] * (double)b[row * cols + c];
+    sum = block_sum(sum, part);
+    if (threadIdx.x == 0)
+        sums[row] = sum;
 }
 
 /* --- whole matrices --------------------------------------------------------------------------- */
@@ -205,6 +225,16 @@ int lu_cuda_square_rows(int64_t n, int64_t cols, const uint16_t *a, const uint16
     const lu_launch_shape s = {dim3((unsigned)n), THREADS, 0, stream};
     return bf16 ? lu_launch(square_rows<true>, s, cols, a, b, sums)
                 : lu_launch(square_rows<false>, s, cols, a, b, sums);
+}
+
+int lu_cuda_dot_rows(int64_t n, int64_t cols, const float *a, const float *b, double *sums, void *stream)
+{
+    if (bad_shape(n) || cols < 1)
+        return LU_CUDA_E_SHAPE;
+    if (n == 0)
+        return 0;
+    const lu_launch_shape s = {dim3((unsigned)n), THREADS, 0, stream};
+    return lu_launch(dot_rows, s, cols, a, b, sums);
 }
 
 int lu_cuda_mirror(int64_t n, float factor, float *c, void *stream)
