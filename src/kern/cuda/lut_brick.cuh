@@ -1,12 +1,14 @@
 /* lut_brick.cuh - what a warp does with one brick of lut_layout.cuh: start its loads, turn codes into
-   weights, multiply, scale. One byte permute makes a table address of a pair of codes; every bank
-   holds its own copy of the table, so look-ups never conflict. */
+   weights, multiply, scale. Weights come from registers (lut_decode.h) or from a table in shared
+   memory: one byte permute makes a table address of a pair of codes; every bank holds its own copy
+   of the table, so look-ups never conflict. */
 #ifndef LU_KERN_CUDA_LUT_BRICK_CUH
 #define LU_KERN_CUDA_LUT_BRICK_CUH
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "kern/cuda/lut_decode.h"
 #include "kern/cuda/lut_layout.cuh"
 
 /* The table fills the shared-memory addresses 64 K to 128 K, so that an address is bytes (0, 1,
@@ -27,6 +29,14 @@ template <int B, int NT, bool GENERAL> struct lut_plan {
     static const int slots = bricks == 2 ? (B == 4 ? 2 : 3) : B == 8 ? 2 : B == 4 ? (NT < 4 ? 4 : 3) : B == 3 ? 5 : 6;
 };
 
+/* Whether any step of a way reads the table in shared memory. */
+static constexpr __host__ __device__ bool lut_needs_table(int way)
+{
+    return way == LU_CUDA_TABLE || way == LU_CUDA_MIXED;
+}
+
+/* What a block or warp would have to divide for, the host divides: a division costs a warp about 100
+   clocks before its first load. */
 struct lut_gemv_args {
     const uint32_t *words, *scales, *zeros; /* lut_layout.cuh; scales in pairs */
     const uint16_t *x;
@@ -35,13 +45,26 @@ struct lut_gemv_args {
     int64_t ldx, ldy;
     int n, k, m;
     int n_strips, n_bricks, n_entries, bricks_per_entry;
+    int entry_shift; /* entry = brick >> this, or, below 0, brick / bricks_per_entry */
+    int block_strips, wide_blocks; /* strips of a block; the first blocks have one more */
+    int warp_chunks, wide_warps;   /* chunks of a column of warps; the first have one more */
     int n_wk, n_ws;
+    unsigned by_wk, by_ws; /* v / n_wk = v by_wk >> 16, for v <= LUT_DIVIDED */
     int pass_strips; /* multiple of n_ws: what the sums' shared memory holds */
-    int token_pairs; /* per 8 tokens: lanes with t below this hold wanted sums */
+    int pairs_shift; /* per 8 tokens, lanes with t below 1 << this hold wanted sums */
     int strips_below; /* of a pass: their sums lie below the table, the others' above */
     int x_vector;    /* rows of x start on 16 bytes and k % 8 == 0 */
+    lut_decoder decoder;
     uint16_t table[256];
 };
+
+#define LUT_DIVIDED 4095
+
+/* floor(v / d) = v * this >> 16 for v <= LUT_DIVIDED and d <= 16: the error, v d / 65536, is below 1 / d. */
+static inline unsigned lut_reciprocal(int d)
+{
+    return 65536u / (unsigned)d + 1;
+}
 
 template <int B, int PARTS, bool GENERAL> struct lut_brick {
     uint32_t w[2 * B];
@@ -117,10 +140,14 @@ static __device__ __forceinline__ uint2 look_up2(unsigned at)
 }
 
 /* The four A registers of step j. */
-template <int B>
-static __device__ __forceinline__ void decode(const uint32_t *w, int j, unsigned lane_at, unsigned a[4])
+template <int B, bool BF16, int WAY>
+static __device__ __forceinline__ void decode(const uint32_t *w, int j, const lut_decoder &d, unsigned lane_at, unsigned a[4])
 {
-    if (B == 2) {
+    if (WAY == LU_CUDA_ARITHMETIC) {
+        lut_decode_arithmetic(B, BF16, &d, w, j, a);
+    } else if (lut_in_registers(B, WAY, j)) {
+        lut_decode_registers(B, &d, w, j, a);
+    } else if (B == 2) {
         const uint2 q0 = look_up2(entry_at<B>(w[j >> 1], 2 * (j & 1), lane_at));
         const uint2 q1 = look_up2(entry_at<B>(w[j >> 1], 2 * (j & 1) + 1, lane_at));
         a[0] = q0.x;
@@ -136,14 +163,7 @@ static __device__ __forceinline__ void decode(const uint32_t *w, int j, unsigned
             a[i] = __byte_perm(lo, hi, 0x5410);
         }
     } else {
-        unsigned v = 0;
-        if (B == 4) {
-            v = w[j];
-        } else {
-            const uint32_t *h = w + 3 * (j >> 2);
-            v = (j & 3) < 3 ? h[j & 3]
-                            : (h[0] >> 6 & 0x03030303u) | (h[1] >> 4 & 0x0c0c0c0cu) | (h[2] >> 2 & 0x30303030u);
-        }
+        const unsigned v = B == 4 ? w[j] : lut_word3(w, j);
 #pragma unroll
         for (int i = 0; i < 4; i++)
             a[i] = look_up(entry_at<B>(v, i, lane_at));
@@ -194,6 +214,20 @@ static __device__ __forceinline__ void load_x(const lut_gemv_args &a, uint4 x[NT
     }
 }
 
+/* Turns activations to the order of the pairs that decode makes. */
+template <int B, int NT, int WAY> static __device__ __forceinline__ void turn_x(uint4 x[NT][4])
+{
+#pragma unroll
+    for (int p = 0; p < 4; p++)
+        if (lut_turned(B, WAY, 2 * p))
+#pragma unroll
+            for (int t = 0; t < NT; t++) {
+                uint32_t v[4] = {x[t][p].x, x[t][p].y, x[t][p].z, x[t][p].w};
+                lut_turn_x(B, v);
+                x[t][p] = make_uint4(v[0], v[1], v[2], v[3]);
+            }
+}
+
 static __device__ __forceinline__ unsigned x_word(const uint4 &v, int i)
 {
     return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
@@ -230,9 +264,9 @@ template <int PARTS, int BRICKS> struct lut_chains {
 };
 
 /* Unscaled sums of a unit, one per chain of steps. */
-template <int B, int NT, int PARTS, int BRICKS, bool BF16, bool GENERAL>
+template <int B, int NT, int PARTS, int BRICKS, bool BF16, bool GENERAL, int WAY>
 static __device__ __forceinline__ void multiply_unit(const lut_brick<B, PARTS, GENERAL> unit[BRICKS],
-                                                     const uint4 x[BRICKS][NT][4], unsigned lane_at,
+                                                     const uint4 x[BRICKS][NT][4], const lut_decoder &d, unsigned lane_at,
                                                      float c[BRICKS][lut_chains<PARTS, BRICKS>::value][NT][4])
 {
     const int chains = lut_chains<PARTS, BRICKS>::value, steps = 8 / chains;
@@ -247,7 +281,7 @@ static __device__ __forceinline__ void multiply_unit(const lut_brick<B, PARTS, G
             for (int q = 0; q < chains; q++) {
                 const int j = q * steps + jj;
                 unsigned rows[4];
-                decode<B>(unit[b].w, j, lane_at, rows);
+                decode<B, BF16, WAY>(unit[b].w, j, d, lane_at, rows);
 #pragma unroll
                 for (int t = 0; t < NT; t++)
                     mma16816<BF16>(c[b][q][t], rows, x_word(x[b][t][j >> 1], 2 * (j & 1)),

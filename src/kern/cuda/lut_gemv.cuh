@@ -32,10 +32,12 @@ template <bool BF16> static __device__ __forceinline__ void store_y(const lut_ge
 }
 
 /* Shared-memory address of the sums of strip `strip` of a pass. */
+template <int WAY>
 static __device__ __forceinline__ unsigned sums_at(const lut_gemv_args &a, unsigned below, int strip, int strip_bytes)
 {
-    return strip < a.strips_below ? below + strip * strip_bytes
-                                  : LUT_TABLE_AT + LUT_TABLE_BYTES + (strip - a.strips_below) * strip_bytes;
+    return !lut_needs_table(WAY) || strip < a.strips_below
+               ? below + strip * strip_bytes
+               : LUT_TABLE_AT + LUT_TABLE_BYTES + (strip - a.strips_below) * strip_bytes;
 }
 
 static __device__ __forceinline__ float4 read_sum(unsigned at)
@@ -51,20 +53,20 @@ static __device__ __forceinline__ float4 add4(float4 a, float4 b)
 }
 
 /* Adds the sums of `strips` strips from `first` on over wk, in order, and stores them. */
-template <int NT, bool BF16>
+template <int NT, bool BF16, int WAY>
 static __device__ __forceinline__ void finish_pass(const lut_gemv_args &a, unsigned below, int first, int strips)
 {
-    const int pairs = a.token_pairs, per_sum = NT * 8 * pairs;
+    const int pairs = a.pairs_shift, shift = pairs + (NT == 1 ? 3 : NT == 2 ? 4 : 5), per_sum = 1 << shift;
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < strips * per_sum; i += (int)blockDim.x) {
-        const int strip = i / per_sum, slot = i % per_sum;
-        const unsigned from = sums_at(a, below, strip, a.n_wk * per_sum * 16) + slot * 16;
+    for (int i = (int)threadIdx.x; i < strips << shift; i += (int)blockDim.x) {
+        const int strip = i >> shift, slot = i & (per_sum - 1);
+        const unsigned from = sums_at<WAY>(a, below, strip, a.n_wk * per_sum * 16) + slot * 16;
         float4 v = read_sum(from);
 #pragma unroll 4
         for (int w = 1; w < a.n_wk; w++)
             v = add4(v, read_sum(from + w * per_sum * 16));
-        const int row = (first + strip) * 16 + slot / pairs % 8;
-        const int token = slot / (8 * pairs) * 8 + slot % pairs * 2;
+        const int row = (first + strip) * 16 + (slot >> pairs & 7);
+        const int token = (slot >> (pairs + 3)) * 8 + (slot & ((1 << pairs) - 1)) * 2;
         store_y<BF16>(a, row, token, v.x);
         store_y<BF16>(a, row, token + 1, v.y);
         store_y<BF16>(a, row + 8, token, v.z);
@@ -93,32 +95,37 @@ struct lut_cursor {
     int words_on, scales_on; /* bytes from the first brick's to the second's */
 };
 
+static __device__ __forceinline__ int entry_of(const lut_gemv_args &a, int brick)
+{
+    return a.entry_shift >= 0 ? brick >> a.entry_shift : brick / a.bricks_per_entry;
+}
+
 template <int B, int PARTS, int BRICKS>
 static __device__ __forceinline__ lut_cursor cursor_at(const lut_gemv_args &a, int chunk)
 {
     lut_cursor c;
     c.brick = chunk * BRICKS;
     const int other = min(c.brick + 1, a.n_bricks - 1);
-    c.entry = a.bricks_per_entry == 1 ? c.brick : c.brick / a.bricks_per_entry;
+    c.entry = entry_of(a, c.brick);
     c.words_on = (other - c.brick) * 256 * B;
-    c.scales_on = ((a.bricks_per_entry == 1 ? other : other / a.bricks_per_entry) - c.entry) * 32 * PARTS;
+    c.scales_on = (entry_of(a, other) - c.entry) * 32 * PARTS;
     return c;
 }
 
-template <int B, int NT, bool BF16, int PARTS, bool GENERAL>
+template <int B, int NT, bool BF16, int PARTS, bool GENERAL, int WAY>
 static __global__ void __launch_bounds__(lut_plan<B, NT, GENERAL>::warps * 32, 1) lut_gemv(const __grid_constant__ lut_gemv_args a)
 {
     const int slots = lut_plan<B, NT, GENERAL>::slots, bricks = lut_plan<B, NT, GENERAL>::bricks;
     extern __shared__ char shared[];
     unsigned below = (unsigned)__cvta_generic_to_shared(shared);
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
-    const int wk = warp % a.n_wk, ws = warp / a.n_wk;
+    const int ws = (int)(warp * a.by_wk >> 16), wk = warp - ws * a.n_wk;
     unsigned lane_at = lane * (B == 2 ? 8 : 4) | LUT_TABLE_AT >> 8;
-    const int begin = (int)((int64_t)blockIdx.x * a.n_strips / gridDim.x);
-    const int end = (int)((int64_t)(blockIdx.x + 1) * a.n_strips / gridDim.x);
-    const int n_chunks = (a.n_bricks + bricks - 1) / bricks, my_chunks = (n_chunks - wk + a.n_wk - 1) / a.n_wk;
-    const int per_sum = NT * 8 * a.token_pairs;
-    const unsigned mine = (wk * per_sum + (lane >> 2) * a.token_pairs + (lane & 3)) * 16;
+    const int block = (int)blockIdx.x, begin = block * a.block_strips + min(block, a.wide_blocks);
+    const int end = begin + a.block_strips + (block < a.wide_blocks);
+    const int n_chunks = (a.n_bricks + bricks - 1) / bricks, my_chunks = a.warp_chunks + (wk < a.wide_warps);
+    const int per_sum = NT * 8 << a.pairs_shift;
+    const unsigned mine = (wk * per_sum + (lane >> 2 << a.pairs_shift) + (lane & 3)) * 16;
     const char *words = (const char *)a.words + lane * 16;
     const char *tail = (const char *)a.words + 512 + lane * 8; /* three bits: the short vector */
     const char *scales = (const char *)a.scales + (lane >> 2) * (4 * PARTS);
@@ -131,7 +138,7 @@ static __global__ void __launch_bounds__(lut_plan<B, NT, GENERAL>::warps * 32, 1
 #endif
     lut_brick<B, PARTS, GENERAL> unit[slots][bricks];
     int first = begin, strips = min(a.pass_strips, end - begin);
-    int rounds = (strips + a.n_ws - 1) / a.n_ws, left = rounds * my_chunks; /* units to load */
+    int rounds = (int)((strips + a.n_ws - 1) * a.by_ws >> 16), left = rounds * my_chunks; /* units to load */
     lut_cursor next = cursor_at<B, PARTS, bricks>(a, wk);
     int next_strip = first + ws, next_end = first + rounds * a.n_ws;
 
@@ -156,9 +163,11 @@ static __global__ void __launch_bounds__(lut_plan<B, NT, GENERAL>::warps * 32, 1
     for (int slot = 0; slot < slots; slot++) {
         LUT_LOAD(slot)
     }
-    build_table<B>(shared + (LUT_TABLE_AT - (int)__cvta_generic_to_shared(shared)), a.table);
-    __syncthreads();
-    asm volatile("" : "+r"(lane_at)::"memory"); /* no look-up moves ahead of the barrier */
+    if (lut_needs_table(WAY)) {
+        build_table<B>(shared + (LUT_TABLE_AT - (int)__cvta_generic_to_shared(shared)), a.table);
+        __syncthreads();
+        asm volatile("" : "+r"(lane_at)::"memory"); /* no look-up moves ahead of the barrier */
+    }
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
@@ -172,6 +181,7 @@ static __global__ void __launch_bounds__(lut_plan<B, NT, GENERAL>::warps * 32, 1
                 load_x<NT, GENERAL>(a, x[b], chunk * bricks + b, lane);
                 if (GENERAL)
                     sum_x<NT, PARTS, BF16>(x[b], sums[b]);
+                turn_x<B, NT, WAY>(x[b]);
             }
             int strip = ws;
             const int strip_end = rounds * a.n_ws;
@@ -185,11 +195,12 @@ static __global__ void __launch_bounds__(lut_plan<B, NT, GENERAL>::warps * 32, 1
             scale[b][q][i & 1] = half_of(unit[s][b].s[q], i & 1);                                  \
             zero[b][q][i & 1] = GENERAL && zeros ? half_of(unit[s][b].z[GENERAL ? q : 0], i & 1) : 0; \
         }                                                                                          \
-        multiply_unit<B, NT, PARTS, bricks, BF16, GENERAL>(unit[s], x, lane_at, c);                \
+        multiply_unit<B, NT, PARTS, bricks, BF16, GENERAL, WAY>(unit[s], x, a.decoder, lane_at, c); \
         LUT_LOAD(s)                                                                                \
         scale_unit<NT, PARTS, bricks, GENERAL>(c, scale, zero, sums, out);                         \
-        if ((lane & 3) < a.token_pairs)                                                            \
-            add_sums<NT>(sums_at(a, below, strip, a.n_wk * per_sum * 16) + mine, a.token_pairs * 128, out, chunk == wk); \
+        if ((lane & 3) < 1 << a.pairs_shift)                                                       \
+            add_sums<NT>(sums_at<WAY>(a, below, strip, a.n_wk * per_sum * 16) + mine, 128 << a.pairs_shift, out, \
+                         chunk == wk);                                                             \
         strip += a.n_ws;                                                                           \
         if (strip >= strip_end) {                                                                  \
             slot = s + 1 == slots ? 0 : s + 1;                                                     \
@@ -215,7 +226,7 @@ static __global__ void __launch_bounds__(lut_plan<B, NT, GENERAL>::warps * 32, 1
         first += strips;
         if (first < end) { /* the next pass's weights are on their way while this one's sums are added */
             strips = min(a.pass_strips, end - first);
-            rounds = (strips + a.n_ws - 1) / a.n_ws;
+            rounds = (int)((strips + a.n_ws - 1) * a.by_ws >> 16);
             left = rounds * my_chunks;
             next_strip = first + ws;
             next_end = first + rounds * a.n_ws;
@@ -225,48 +236,71 @@ static __global__ void __launch_bounds__(lut_plan<B, NT, GENERAL>::warps * 32, 1
                 LUT_LOAD(i)
             }
         }
-        finish_pass<NT, BF16>(a, below, done_first, done_strips);
+        finish_pass<NT, BF16, WAY>(a, below, done_first, done_strips);
         if (first >= end)
             break;
     }
 #undef LUT_LOAD
 }
 
-template <int B, int NT, bool BF16, int PARTS, bool GENERAL>
-static int lut_gemv_start(const lut_gemv_args &a, const cudaLaunchConfig_t *config)
+/* The ways that are built beside the table, by slot bits: a line deleted here is a way less. */
+static constexpr bool lut_built(int bits, int way, bool general)
 {
-    const cudaError_t e = cudaFuncSetAttribute(lut_gemv<B, NT, BF16, PARTS, GENERAL>,
-                                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                               (int)config->dynamicSmemBytes);
-    if (e != cudaSuccess)
-        return (int)e;
-    return (int)cudaLaunchKernelEx(config, lut_gemv<B, NT, BF16, PARTS, GENERAL>, a);
+    return way == LU_CUDA_TABLE ||
+           (way == LU_CUDA_MIXED && bits <= 4 && !general) ||
+           (way == LU_CUDA_REGISTERS && bits <= 3 && !general) ||
+           way == LU_CUDA_ARITHMETIC;
 }
 
-template <int B, bool BF16, int NT>
-static int lut_gemv_pick(const lut_gemv_args &a, int parts, int general, const cudaLaunchConfig_t *config)
+/* Which kernel runs. */
+struct lut_gemv_choice {
+    int nt; /* blocks of 8 tokens: 1, 2 or 4 */
+    int parts;
+    int general; /* zero points, groups of 32, or rows of x that are not vectors */
+    int way;
+};
+
+template <int B, int NT, bool BF16, int PARTS, bool GENERAL, int WAY>
+static int lut_gemv_start(const lut_gemv_args &a, const cudaLaunchConfig_t *config)
 {
-    if (parts == 1 && !general)
-        return lut_gemv_start<B, NT, BF16, 1, false>(a, config);
-    if (parts == 2 && !general)
-        return lut_gemv_start<B, NT, BF16, 2, false>(a, config);
-    if (NT <= LUT_GENERAL_TOKENS / 8) {
-        const int at_most = NT <= LUT_GENERAL_TOKENS / 8 ? NT : 1;
-        return parts == 1   ? lut_gemv_start<B, at_most, BF16, 1, true>(a, config)
-               : parts == 2 ? lut_gemv_start<B, at_most, BF16, 2, true>(a, config)
-                            : lut_gemv_start<B, at_most, BF16, 4, true>(a, config);
+    if constexpr (lut_built(B, WAY, GENERAL) && NT <= (GENERAL ? LUT_GENERAL_TOKENS : LUT_TOKENS) / 8) {
+        const auto kernel = lut_gemv<B, NT, BF16, PARTS, GENERAL, WAY>;
+        const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   (int)config->dynamicSmemBytes);
+        return (int)(e != cudaSuccess ? e : cudaLaunchKernelEx(config, kernel, a));
     }
     return (int)cudaErrorNotSupported;
 }
 
-/* Launches the kernel for nt (1, 2 or 4) blocks of 8 tokens. One source file per B and type
-   instantiates it. general: zero points, groups of 32, or rows of x that are not vectors. */
-template <int B, bool BF16>
-int lut_gemv_launch(const lut_gemv_args &a, int nt, int parts, int general, const cudaLaunchConfig_t *config)
+template <int B, bool BF16, int NT, int WAY>
+static int lut_gemv_pick(const lut_gemv_args &a, const lut_gemv_choice &c, const cudaLaunchConfig_t *config)
 {
-    return nt == 1   ? lut_gemv_pick<B, BF16, 1>(a, parts, general, config)
-           : nt == 2 ? lut_gemv_pick<B, BF16, 2>(a, parts, general, config)
-                     : lut_gemv_pick<B, BF16, 4>(a, parts, general, config);
+    if (!c.general)
+        return c.parts == 1 ? lut_gemv_start<B, NT, BF16, 1, false, WAY>(a, config)
+                            : lut_gemv_start<B, NT, BF16, 2, false, WAY>(a, config);
+    return c.parts == 1   ? lut_gemv_start<B, NT, BF16, 1, true, WAY>(a, config)
+           : c.parts == 2 ? lut_gemv_start<B, NT, BF16, 2, true, WAY>(a, config)
+                          : lut_gemv_start<B, NT, BF16, 4, true, WAY>(a, config);
+}
+
+template <int B, bool BF16, int WAY>
+static int lut_gemv_pick_tokens(const lut_gemv_args &a, const lut_gemv_choice &c, const cudaLaunchConfig_t *config)
+{
+    return c.nt == 1   ? lut_gemv_pick<B, BF16, 1, WAY>(a, c, config)
+           : c.nt == 2 ? lut_gemv_pick<B, BF16, 2, WAY>(a, c, config)
+                       : lut_gemv_pick<B, BF16, 4, WAY>(a, c, config);
+}
+
+/* Launches the kernel of a choice. One source file per B and type instantiates it. */
+template <int B, bool BF16>
+int lut_gemv_launch(const lut_gemv_args &a, const lut_gemv_choice &c, const cudaLaunchConfig_t *config)
+{
+    switch (c.way) {
+    case LU_CUDA_MIXED: return lut_gemv_pick_tokens<B, BF16, LU_CUDA_MIXED>(a, c, config);
+    case LU_CUDA_REGISTERS: return lut_gemv_pick_tokens<B, BF16, LU_CUDA_REGISTERS>(a, c, config);
+    case LU_CUDA_ARITHMETIC: return lut_gemv_pick_tokens<B, BF16, LU_CUDA_ARITHMETIC>(a, c, config);
+    default: return lut_gemv_pick_tokens<B, BF16, LU_CUDA_TABLE>(a, c, config);
+    }
 }
 
 #endif

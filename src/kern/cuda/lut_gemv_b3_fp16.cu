@@ -1,5 +1,5 @@
 /* lut_gemv_b3_fp16.cu - the small-M kernel for 3-bit codes, fp16 activations. */
 #include "kern/cuda/lut_gemv.cuh"
 
-template int lut_gemv_launch<3, false>(const lut_gemv_args &a, int nt, int parts, int general,
+template int lut_gemv_launch<3, false>(const lut_gemv_args &a, const lut_gemv_choice &c,
                                       const cudaLaunchConfig_t *config);

@@ -1,5 +1,5 @@
 /* lut_gemv_b8_bf16.cu - the small-M kernel for codes of 5 to 8 bits, bf16 activations. */
 #include "kern/cuda/lut_gemv.cuh"
 
-template int lut_gemv_launch<8, true>(const lut_gemv_args &a, int nt, int parts, int general,
+template int lut_gemv_launch<8, true>(const lut_gemv_args &a, const lut_gemv_choice &c,
                                       const cudaLaunchConfig_t *config);

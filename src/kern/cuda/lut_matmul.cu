@@ -5,15 +5,15 @@
 #include "kern/cuda/lut_plain.cuh"
 #include "kern/cuda/lut_wgmma_plan.cuh"
 
-typedef int launcher(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
-extern template int lut_gemv_launch<2, false>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
-extern template int lut_gemv_launch<2, true>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
-extern template int lut_gemv_launch<3, false>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
-extern template int lut_gemv_launch<3, true>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
-extern template int lut_gemv_launch<4, false>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
-extern template int lut_gemv_launch<4, true>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
-extern template int lut_gemv_launch<8, false>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
-extern template int lut_gemv_launch<8, true>(const lut_gemv_args &, int, int, int, const cudaLaunchConfig_t *);
+typedef int launcher(const lut_gemv_args &, const lut_gemv_choice &, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<2, false>(const lut_gemv_args &, const lut_gemv_choice &, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<2, true>(const lut_gemv_args &, const lut_gemv_choice &, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<3, false>(const lut_gemv_args &, const lut_gemv_choice &, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<3, true>(const lut_gemv_args &, const lut_gemv_choice &, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<4, false>(const lut_gemv_args &, const lut_gemv_choice &, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<4, true>(const lut_gemv_args &, const lut_gemv_choice &, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<8, false>(const lut_gemv_args &, const lut_gemv_choice &, const cudaLaunchConfig_t *);
+extern template int lut_gemv_launch<8, true>(const lut_gemv_args &, const lut_gemv_choice &, const cudaLaunchConfig_t *);
 
 /* By bits a code takes (2, 3, 4, 8), then activation type. */
 static launcher *const launchers[4][2] = {{lut_gemv_launch<2, false>, lut_gemv_launch<2, true>},
@@ -53,25 +53,47 @@ static void choose_warps(int64_t chunks, int64_t strips, int max_warps, lut_gemv
         }
 }
 
+/* One scale a row: entry 0. Else by a shift where there is one: groups of 128 times a power of two. */
+static int entry_shift(const lut_shape *s)
+{
+    if (s->n_entries == 1)
+        return 31;
+    for (int shift = 0; shift < 31; shift++)
+        if (s->bricks_per_entry == (int64_t)1 << shift)
+            return shift;
+    return -1;
+}
+
 /* From this many weights on wgmma wins from 17 tokens, below it from 33 (H200, layers of 8B and 70B). */
 #define LUT_LARGE_MATRIX 64000000
 
+/* Sums of strips go below the table and above it, or, where there is none, below only. */
 static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_lut *w, const lu_cuda_lut_call *call,
                   lut_gemv_args &a, int general)
 {
-    const int nt = a.m > 16 ? 4 : a.m > 8 ? 2 : 1;
+    const int way = lut_built(s.slot_bits, w->way, general) ? w->way : LU_CUDA_TABLE, table = lut_needs_table(way);
+    const lut_gemv_choice choice = {a.m > 16 ? 4 : a.m > 8 ? 2 : 1, s.parts, general, way};
     const int grid = a.n_strips < dev->sm_count ? a.n_strips : dev->sm_count;
     const int most = (a.n_strips + grid - 1) / grid; /* strips of a block */
-    const int pairs = nt == 1 && s.slot_bits < 8 && !general; /* bricks per unit: lut_plan */
-    choose_warps(pairs ? (a.n_bricks + 1) / 2 : a.n_bricks, most,
-                 nt > 2 ? lut_plan<4, 4, false>::warps : lut_plan<4, 1, false>::warps, &a);
-    a.token_pairs = nt > 1 || a.m > 6 ? 4 : (a.m + 1) / 2;
-    const int per_strip = a.n_wk * nt * 8 * a.token_pairs * (int)sizeof(float4);
+    const int pairs = choice.nt == 1 && s.slot_bits < 8 && !general; /* bricks per unit: lut_plan */
+    const int chunks = pairs ? (a.n_bricks + 1) / 2 : a.n_bricks;
+    if (!lut_prepare(way, w->bits, w->bf16, a.table, &a.decoder))
+        return LU_CUDA_E_SHAPE;
+    a.block_strips = a.n_strips / grid;
+    a.wide_blocks = a.n_strips % grid;
+    choose_warps(chunks, most, choice.nt > 2 ? lut_plan<4, 4, false>::warps : lut_plan<4, 1, false>::warps, &a);
+    a.warp_chunks = chunks / a.n_wk;
+    a.wide_warps = chunks % a.n_wk;
+    a.by_wk = lut_reciprocal(a.n_wk);
+    a.by_ws = lut_reciprocal(a.n_ws);
+    a.pairs_shift = choice.nt > 1 || a.m > 4 ? 2 : a.m > 2;
+    const int per_strip = (a.n_wk * choice.nt * 8 << a.pairs_shift) * (int)sizeof(float4);
     const int above = dev->shared_bytes - LUT_TABLE_AT - LUT_TABLE_BYTES;
-    if (above < 0)
+    if (table && above < 0)
         return (int)cudaErrorNotSupported; /* chips with under 128 KB of shared memory per block */
-    const int below = LUT_BELOW_BYTES / per_strip;
-    const int room = (below + above / per_strip) / a.n_ws * a.n_ws;
+    const int below = (table ? LUT_BELOW_BYTES : dev->shared_bytes) / per_strip;
+    int room = below + (table ? above / per_strip : 0);
+    room = (room < LUT_DIVIDED - 16 ? room : LUT_DIVIDED - 16) / a.n_ws * a.n_ws;
     if (room < 1)
         return (int)cudaErrorNotSupported;
     const int passes = (most + room - 1) / room;
@@ -83,11 +105,18 @@ static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_l
     early.val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = dim3((unsigned)grid);
     config.blockDim = dim3((unsigned)(a.n_wk * a.n_ws * 32));
-    config.dynamicSmemBytes = (size_t)(LUT_TABLE_AT + LUT_TABLE_BYTES + (a.pass_strips - a.strips_below) * per_strip);
+    config.dynamicSmemBytes = (size_t)(table ? LUT_TABLE_AT + LUT_TABLE_BYTES + (a.pass_strips - a.strips_below) * per_strip
+                                             : a.pass_strips * per_strip);
     config.stream = (cudaStream_t)call->stream;
     config.attrs = &early;
     config.numAttrs = call->overlap && dev->capability >= 90 ? 1 : 0;
-    return launchers[s.slot_bits == 8 ? 3 : s.slot_bits - 2][w->bf16 != 0](a, nt, s.parts, general, &config);
+    return launchers[s.slot_bits == 8 ? 3 : s.slot_bits - 2][w->bf16 != 0](a, choice, &config);
+}
+
+int lu_cuda_lut_way_fits(const lu_cuda_lut *w, lu_cuda_way way)
+{
+    lut_decoder unused;
+    return lut_prepare(way, w->bits, w->bf16, w->table, &unused);
 }
 
 int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu_cuda_lut_call *call)
@@ -112,6 +141,7 @@ int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu
     a.n_bricks = (int)s.n_bricks;
     a.n_entries = (int)s.n_entries;
     a.bricks_per_entry = (int)s.bricks_per_entry;
+    a.entry_shift = entry_shift(&s);
     a.x_vector = call->ldx % 8 == 0 && (uintptr_t)call->x % 16 == 0 && w->k % 8 == 0;
     for (int i = 0; i < 1 << w->bits; i++)
         a.table[i] = w->table[i];

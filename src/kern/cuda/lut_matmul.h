@@ -28,6 +28,11 @@ typedef struct lu_cuda_device {
     int shared_bytes; /* most shared memory a block may ask for */
 } lu_cuda_device;
 
+/* How the kernel for few tokens turns codes into weights (kern/cuda/lut_decode.h). All give the same
+   weights; what differs is the speed and, where pairs of columns are turned, the order in which a
+   tensor core adds products. */
+typedef enum lu_cuda_way { LU_CUDA_TABLE, LU_CUDA_MIXED, LU_CUDA_REGISTERS, LU_CUDA_ARITHMETIC, LU_CUDA_WAYS } lu_cuda_way;
+
 typedef struct lu_cuda_lut {
     int64_t n, k;
     int bits;            /* 2..8 */
@@ -38,6 +43,7 @@ typedef struct lu_cuda_lut {
     uint16_t *scales;    /* device, fp16 bits */
     uint16_t *zeros;     /* device, fp16 bits of the zero's table value, or NULL */
     uint16_t table[256]; /* host copy in the activation type */
+    lu_cuda_way way;     /* packing chooses the fastest; may be changed before any product */
 } lu_cuda_lut;
 
 /* One product. Rows of x and y may start anywhere; rows of x on 16 bytes with k a multiple of 8 are
@@ -65,6 +71,9 @@ size_t lu_cuda_lut_bytes(int64_t n, int64_t k, int bits, int64_t group_size, int
 int lu_cuda_lut_pack(int64_t n, int64_t k, int bits, int64_t group_size, const uint8_t *codes,
                      const uint16_t *scales, const uint8_t *zeros, const float *table, int bf16,
                      void *block, lu_cuda_lut *out, void *stream);
+
+/* Whether a way knows the width and the table of w. A product of another is LU_CUDA_E_SHAPE. */
+int lu_cuda_lut_way_fits(const lu_cuda_lut *w, lu_cuda_way way);
 
 int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu_cuda_lut_call *call);
 

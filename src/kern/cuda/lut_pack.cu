@@ -107,6 +107,14 @@ __global__ void pack_scales(const __grid_constant__ scale_args a)
 
 } // namespace
 
+/* By bits, of tables that are not steps of one size. */
+static const lu_cuda_way fastest[5] = {LU_CUDA_TABLE, LU_CUDA_TABLE, LU_CUDA_MIXED, LU_CUDA_MIXED, LU_CUDA_TABLE};
+
+static lu_cuda_way fastest_way(const lu_cuda_lut *w)
+{
+    return lu_cuda_lut_way_fits(w, LU_CUDA_ARITHMETIC) ? LU_CUDA_ARITHMETIC : w->bits <= 4 ? fastest[w->bits] : LU_CUDA_TABLE;
+}
+
 size_t lu_cuda_lut_bytes(int64_t n, int64_t k, int bits, int64_t group_size, int has_zeros)
 {
     if (n < 1 || k < 1 || bits < 2 || bits > 8 || group_size < 1 || k % group_size)
@@ -165,6 +173,7 @@ int lu_cuda_lut_pack(int64_t n, int64_t k, int bits, int64_t group_size, const u
         sa.out = w.zeros;
         pack_scales<<<(unsigned)((sa.total + 255) / 256), 256, 0, st>>>(sa);
     }
+    w.way = fastest_way(&w);
     *out = w;
     return (int)cudaGetLastError();
 }
