@@ -58,14 +58,6 @@ struct lut_gemv_args {
     uint16_t table[256];
 };
 
-#define LUT_DIVIDED 4095
-
-/* floor(v / d) = v * this >> 16 for v <= LUT_DIVIDED and d <= 16: the error, v d / 65536, is below 1 / d. */
-static inline unsigned lut_reciprocal(int d)
-{
-    return 65536u / (unsigned)d + 1;
-}
-
 template <int B, int PARTS, bool GENERAL> struct lut_brick {
     uint32_t w[2 * B];
     uint32_t s[PARTS];

@@ -45,6 +45,14 @@ LUT_FN uint32_t lut_permute(uint32_t a, uint32_t b, uint32_t selector)
     return __byte_perm(a, b, selector);
 }
 
+/* The same for a selector of codes, whose fourth bits are known to be 0 (__byte_perm would mask them). */
+LUT_FN uint32_t lut_pick(uint32_t a, uint32_t b, uint32_t selector)
+{
+    uint32_t v;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(selector));
+    return v;
+}
+
 /* (a & b) | c, one instruction */
 LUT_FN uint32_t lut_and_or(uint32_t a, uint32_t b, uint32_t c)
 {
@@ -70,6 +78,7 @@ LUT_FN uint32_t lut_multiply_high(uint32_t a, uint32_t b)
 }
 #else
 uint32_t lut_permute(uint32_t a, uint32_t b, uint32_t selector);
+uint32_t lut_pick(uint32_t a, uint32_t b, uint32_t selector);
 uint32_t lut_and_or(uint32_t a, uint32_t b, uint32_t c);
 uint32_t lut_fma2(int bf16, uint32_t a, uint32_t b, uint32_t c);
 uint32_t lut_multiply_high(uint32_t a, uint32_t b);
@@ -117,8 +126,8 @@ LUT_FN void lut_decode_registers(int bits, const lut_decoder *d, const uint32_t 
         LUT_UNROLL
         for (int i = 0; i < 2; i++) {
             const uint32_t codes = v >> (4 * (j & 1) + 2 * i) & 0x03030303u;
-            a[2 * i] = lut_permute(t[0], t[1], codes * 0x11 + 0x4040);
-            a[2 * i + 1] = lut_permute(t[0], t[1], lut_multiply_high(codes, 0x110000) + 0x4040);
+            a[2 * i] = lut_pick(t[0], t[1], codes * 0x11 + 0x4040);
+            a[2 * i + 1] = lut_pick(t[0], t[1], lut_multiply_high(codes, 0x110000) + 0x4040);
         }
         return;
     }
@@ -134,11 +143,11 @@ LUT_FN void lut_decode_registers(int bits, const lut_decoder *d, const uint32_t 
     for (int i = 0; i < 4; i += 2) { /* two pairs at a time */
         uint32_t lo, hi;
         if (bits == 3) {
-            lo = lut_permute(t[0], t[1], codes);
-            hi = lut_permute(t[2], t[3], codes);
+            lo = lut_pick(t[0], t[1], codes);
+            hi = lut_pick(t[2], t[3], codes);
         } else {
-            lo = lut_permute(lut_permute(t[0], t[1], codes), lut_permute(t[2], t[3], codes), far);
-            hi = lut_permute(lut_permute(t[4], t[5], codes), lut_permute(t[6], t[7], codes), far);
+            lo = lut_pick(lut_pick(t[0], t[1], codes), lut_pick(t[2], t[3], codes), far);
+            hi = lut_pick(lut_pick(t[4], t[5], codes), lut_pick(t[6], t[7], codes), far);
         }
         a[i] = lut_permute(lo, hi, 0x5140);
         a[i + 1] = lut_permute(lo, hi, 0x7362);
@@ -171,6 +180,14 @@ LUT_FN void lut_decode_arithmetic(int bits, int bf16, const lut_decoder *d, cons
         a[i] = lut_fma2(bf16, lut_and_or(v >> down, (0x00010001u << at) * ((1u << bits) - 1), one), t[2 * place],
                         t[2 * place + 1]);
     }
+}
+
+#define LUT_DIVIDED 4095
+
+/* floor(v / d) = v * this >> 16 for v <= LUT_DIVIDED and d <= 16: the error, v d / 65536, is below 1 / d. */
+LUT_HOST unsigned lut_reciprocal(int d)
+{
+    return 65536u / (unsigned)d + 1;
 }
 
 /* A finite number of 16 bits. */
