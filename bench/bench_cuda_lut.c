@@ -70,7 +70,7 @@ static void time_block(const char *part, const block *b, int bits, int64_t group
     for (int i = 0; i < b->n_layers; i++) {
         const layer *l = &b->layers[i];
         cb_weights w;
-        cb_weights_open(&w, l->n, l->k, bits, group, bf16);
+        cb_weights_open(&w, l->n, l->k, bits, group, bf16, 0);
         const double read_us = read ? cb_time_read(&dev, &w) : 0;
         for (int t = 0; t < MOST && tokens[t]; t++) {
             const double m = tokens[t];
@@ -160,7 +160,7 @@ static void part_pack(const char *part)
 {
     for (int bits = 2; bits <= 4; bits++) {
         cb_weights w;
-        cb_weights_open(&w, 28672, 4096, bits, 128, 0);
+        cb_weights_open(&w, 28672, 4096, bits, 128, 0, 0);
         printf("%s: gate_up of 8B, %d bits: %.0f GB/s of codes\n", part, bits, w.pack_gb_s);
         cb_weights_close(&w);
     }
@@ -175,7 +175,7 @@ static void part_unpack(const char *part)
             for (int i = 0; i < 4; i++) {
                 const layer *l = &blocks[0].layers[i];
                 cb_weights w;
-                cb_weights_open(&w, l->n, l->k, bits, groups[g], 0);
+                cb_weights_open(&w, l->n, l->k, bits, groups[g], 0, 0);
                 us += cb_time_unpack(&w);
                 bytes += (double)w.bytes + 2 * (double)(l->n * l->k);
                 cb_weights_close(&w);
@@ -183,6 +183,45 @@ static void part_unpack(const char *part)
             printf("%s: 8B, %d bits, groups of %d: %.1f us, %.0f GB/s read and written\n", part,
                    bits, (int)groups[g], us, bytes / us * 1e-3);
         }
+}
+
+static void time_way(const block *b, int bits, lu_cuda_way way)
+{
+    static const char *const names[LU_CUDA_WAYS] = {"table", "mixed", "registers", "arithmetic"};
+    static const int tokens[] = {1, 4, 8, 16, 32};
+    enum { COUNTS = sizeof tokens / sizeof *tokens };
+    double sum[COUNTS] = {0};
+    for (int i = 0; i < b->n_layers; i++) {
+        cb_weights w;
+        cb_weights_open(&w, b->layers[i].n, b->layers[i].k, bits, 128, 0, 1);
+        for (int c = 0; c < w.copies; c++)
+            if (lu_cuda_lut_set_way(&w.luts[c], way)) {
+                cb_weights_close(&w);
+                return;
+            }
+        for (int t = 0; t < COUNTS; t++)
+            sum[t] += cb_time_product(chosen->product, &dev, &w, tokens[t], overlap);
+        cb_weights_close(&w);
+    }
+    printf("| %s | %d | %s |", b->name, bits, names[way]);
+    for (int t = 0; t < COUNTS; t++)
+        printf(" %.1f |", sum[t]);
+    printf("\n");
+    fflush(stdout);
+}
+
+/* Ways from codes to weights side by side. */
+static void part_ways(const char *part)
+{
+    printf("\n%s: sums of the layers, us, group 128, fp16\n\n"
+           "| model | bits | way | M=1 | 4 | 8 | 16 | 32 |\n|---|---|---|---|---|---|---|---|\n",
+           part);
+    for (int b = 0; b < 2; b++)
+        for (int bits = 4; bits >= 2; bits--)
+            for (int way = 0; way < LU_CUDA_WAYS; way++)
+                time_way(&blocks[b], bits, (lu_cuda_way)way);
+    for (int way = 0; way < LU_CUDA_WAYS; way++)
+        time_way(&blocks[0], 8, (lu_cuda_way)way);
 }
 
 static void part_quick(const char *part)
@@ -198,6 +237,7 @@ static const struct {
     int in_all, seconds; /* of an H200 */
 } parts[] = {
     {"quick", "the 8B block, M = 1 to 16; 70B at M = 1", part_quick, 0, 3},
+    {"ways", "ways from codes to weights, both blocks, M = 1 to 32", part_ways, 0, 20},
     {"small", "both blocks, M = 1 to 16", part_small, 1, 6},
     {"large", "both blocks, M = 32 to 4096", part_large, 1, 30},
     {"groups", "groups of 32, 64, 128, 256", part_groups, 1, 3},
@@ -299,7 +339,7 @@ int main(int argc, char **argv)
     if (!json && !svg)
         return 0;
     cb_weights w;
-    cb_weights_open(&w, 57344, 16384, 4, 128, 0);
+    cb_weights_open(&w, 57344, 16384, 4, 128, 0, 0);
     const double gb_s = (double)w.bytes / cb_time_read(&dev, &w) * 1e-3;
     cb_weights_close(&w);
     const double tflops = cb_matmul_tflops();

@@ -108,14 +108,14 @@ static double time_graph(launcher *launch, void *job, int launches)
     return us[n / 2];
 }
 
-void cb_weights_open(cb_weights *w, int64_t n, int64_t k, int bits, int64_t group, int bf16)
+void cb_weights_open(cb_weights *w, int64_t n, int64_t k, int bits, int64_t group, int bf16, int even)
 {
     const int64_t code_bytes = (k * bits + 7) / 8 * n, scales = n * (k / group);
     unsigned *codes;
     uint16_t *d_scales;
     float table[256];
     for (int i = 0; i < 1 << bits; i++)
-        table[i] = ((float)i - (float)(1 << (bits - 1)) + 0.37f) / (float)(1 << (bits - 1));
+        table[i] = ((float)i - (float)(1 << (bits - 1)) + (even ? 0.0f : 0.37f)) / (float)(1 << (bits - 1));
     w->n = n;
     w->k = k;
     w->group = group;

@@ -26,7 +26,9 @@ typedef struct cb_weights {
     double pack_gb_s; /* codes packed per second */
 } cb_weights;
 
-void cb_weights_open(cb_weights *w, int64_t n, int64_t k, int bits, int64_t group, int bf16);
+/* even: the table has steps of one size, as integers have, which all ways of decoding know. */
+void cb_weights_open(cb_weights *w, int64_t n, int64_t k, int bits, int64_t group, int bf16,
+                     int even);
 void cb_weights_close(cb_weights *w);
 
 /* A product under test: lu_cuda_lut_matmul or a variant of it. */

@@ -27,27 +27,19 @@ uint32_t lut_permute(uint32_t a, uint32_t b, uint32_t selector)
     return v;
 }
 
-uint32_t lut_pick(uint32_t a, uint32_t b, uint32_t selector)
-{
-    return lut_permute(a, b, selector);
-}
+uint32_t lut_pick(uint32_t a, uint32_t b, uint32_t selector) { return lut_permute(a, b, selector); }
 
-uint32_t lut_and_or(uint32_t a, uint32_t b, uint32_t c)
-{
-    return (a & b) | c;
-}
+uint32_t lut_and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
 
-uint32_t lut_multiply_high(uint32_t a, uint32_t b)
-{
-    return (uint32_t)((uint64_t)a * b >> 32);
-}
+uint32_t lut_multiply_high(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b >> 32); }
 
 /* Demands that nothing is rounded, so that how the GPU rounds does not matter. */
 uint32_t lut_fma2(int bf16, uint32_t a, uint32_t b, uint32_t c)
 {
     uint32_t v = 0;
     for (int h = 0; h < 32; h += 16) {
-        const double x = lut_number((uint16_t)(a >> h), bf16), y = lut_number((uint16_t)(b >> h), bf16),
+        const double x = lut_number((uint16_t)(a >> h), bf16),
+                     y = lut_number((uint16_t)(b >> h), bf16),
                      z = lut_number((uint16_t)(c >> h), bf16), r = x * y + z;
         const uint16_t half = bf16 ? lu_f32_to_bf16((float)r) : lu_f32_to_f16((float)r);
         assert_true(lut_number(half, bf16) == r);
@@ -56,7 +48,8 @@ uint32_t lut_fma2(int bf16, uint32_t a, uint32_t b, uint32_t c)
     return v;
 }
 
-/* --- a lane's part of a brick ------------------------------------------------------------------ */
+/* --- a lane's part of a brick ------------------------------------------------------------------
+ */
 
 static uint64_t seed = 11;
 
@@ -99,7 +92,8 @@ static void pack(lane_part *p, int slot)
         }
 }
 
-static void check_part(const lane_part *p, int way, int slot, int bf16, const lut_decoder *d, const uint16_t *table)
+static void check_part(const lane_part *p, int way, int slot, int bf16, const lu_cuda_decoder *d,
+                       const uint16_t *table)
 {
     for (int j = 0; j < 8; j++) {
         uint32_t a[4], x[4]; /* x: numbers of columns */
@@ -117,7 +111,8 @@ static void check_part(const lane_part *p, int way, int slot, int bf16, const lu
         for (int i = 0; i < 4; i++) {
             const uint32_t pair = x[2 * (j & 1) + (i >> 1)];
             const unsigned *row = p->code[i & 1];
-            const uint32_t expected = table[row[pair & 65535]] | (uint32_t)table[row[pair >> 16]] << 16;
+            const uint32_t expected = table[row[pair & 65535]] | (uint32_t)table[row[pair >> 16]]
+                                                                     << 16;
             assert_int_equal(a[i], expected);
         }
     }
@@ -127,7 +122,7 @@ static void check_part(const lane_part *p, int way, int slot, int bf16, const lu
 static void check_way(int way, int bits, int bf16, const uint16_t *table)
 {
     const int slot = bits > 4 ? 8 : bits;
-    lut_decoder d;
+    lu_cuda_decoder d;
     assert_true(lut_prepare(way, bits, bf16, table, &d));
     for (int turn = 0; turn < 2000; turn++) {
         lane_part p;
@@ -177,12 +172,13 @@ static void arithmetic_gives_integers(void **state)
             char name[8] = "int0";
             float values[256];
             uint16_t table[256];
-            lut_decoder d;
+            lu_cuda_decoder d;
             name[3] = (char)('0' + bits);
             lu_codebook_table(lu_codebook_find(name), kind & 1, values);
             to_act(values, 1 << bits, kind >> 1, table);
             if (kind >> 1 && bits == 8)
-                assert_false(lut_prepare(LU_CUDA_ARITHMETIC, bits, 1, table, &d)); /* bf16 holds 7 bits */
+                assert_false(
+                    lut_prepare(LU_CUDA_ARITHMETIC, bits, 1, table, &d)); /* bf16 holds 7 bits */
             else
                 check_way(LU_CUDA_ARITHMETIC, bits, kind >> 1, table);
         }
@@ -195,11 +191,13 @@ static void arithmetic_takes_steps_that_are_exact(void **state)
     (void)state;
     for (int turn = 0; turn < 3000; turn++) {
         const int bits = 2 + (int)(random_bits() >> 8) % 4, bf16 = turn & 1;
-        const double step = ldexp((double)(random_bits() >> 29) - 3, (int)(random_bits() >> 28) - 10),
-                     base = ldexp((double)(random_bits() >> 28) - 7, (int)(random_bits() >> 28) - 10);
+        const double step =
+                         ldexp((double)(random_bits() >> 29) - 3, (int)(random_bits() >> 28) - 10),
+                     base =
+                         ldexp((double)(random_bits() >> 28) - 7, (int)(random_bits() >> 28) - 10);
         float values[32];
         uint16_t table[32];
-        lut_decoder d;
+        lu_cuda_decoder d;
         for (int q = 0; q < 1 << bits; q++)
             values[q] = (float)(base + step * q);
         to_act(values, 1 << bits, bf16, table);
@@ -218,7 +216,7 @@ static void arithmetic_refuses_other_tables(void **state)
 {
     static const char *const names[] = {"nf4", "nf3", "nf2", "lm4", "lm3", "lm2", "fp4", "fp3"};
     (void)state;
-    lut_decoder d;
+    lu_cuda_decoder d;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const lu_codebook *c = lu_codebook_find(names[i]);
         float values[16];
@@ -238,7 +236,8 @@ static void arithmetic_refuses_other_tables(void **state)
         table[q] ^= 1;
         assert_false(lut_prepare(LU_CUDA_ARITHMETIC, 4, 0, table, &d));
     }
-    const uint16_t infinite[4] = {0x7c00, 0x7c00, 0x7c00, 0x7c00}, nan[4] = {0x7e00, 0x7e00, 0x7e00, 0x7e00};
+    const uint16_t infinite[4] = {0x7c00, 0x7c00, 0x7c00, 0x7c00},
+                   nan[4] = {0x7e00, 0x7e00, 0x7e00, 0x7e00};
     assert_false(lut_prepare(LU_CUDA_ARITHMETIC, 2, 0, infinite, &d));
     assert_false(lut_prepare(LU_CUDA_ARITHMETIC, 2, 0, nan, &d));
 }
@@ -246,7 +245,7 @@ static void arithmetic_refuses_other_tables(void **state)
 static void ways_refuse_widths_they_lack(void **state)
 {
     const uint16_t table[256] = {0};
-    lut_decoder d;
+    lu_cuda_decoder d;
     (void)state;
     assert_false(lut_prepare(LU_CUDA_REGISTERS, 4, 0, table, &d));
     assert_false(lut_prepare(LU_CUDA_MIXED, 5, 0, table, &d));

@@ -15,6 +15,8 @@ typedef struct {
     int64_t m, pad_x, pad_y; /* elements between rows beyond k and n */
     int one_hot;             /* scales and table exact, a one per row of x: results must be too */
     int64_t rows;            /* compare about so many rows of w; 0: all */
+    int even;                /* the table has steps of one size: what arithmetic needs */
+    int way;                 /* 1 + lu_cuda_way; 0: as packing chose */
 } lut_case;
 
 /* Host and device operands of a case. */
@@ -69,9 +71,11 @@ static void open_case(cc *t, operands *o, const lut_case *c)
     o->c = *c;
     if (!o->c.group)
         o->c.group = c->k;
-    cc_case(t, "n %lld k %lld bits %d group %lld zeros %d bf16 %d m %lld pads %lld %lld one-hot %d",
-            (long long)c->n, (long long)c->k, c->bits, (long long)o->c.group, c->zeros, c->bf16,
-            (long long)c->m, (long long)c->pad_x, (long long)c->pad_y, c->one_hot);
+    cc_case(
+        t,
+        "n %lld k %lld bits %d group %lld zeros %d bf16 %d m %lld pads %lld %lld one-hot %d way %d",
+        (long long)c->n, (long long)c->k, c->bits, (long long)o->c.group, c->zeros, c->bf16,
+        (long long)c->m, (long long)c->pad_x, (long long)c->pad_y, c->one_hot, c->way);
     o->groups = c->k / o->c.group;
     o->row_bytes = (c->k * c->bits + 7) / 8;
     o->ldx = c->k + c->pad_x;
@@ -96,7 +100,9 @@ static void open_case(cc *t, operands *o, const lut_case *c)
     }
     const int half = 1 << (c->bits - 1);
     for (int i = 0; i < 2 * half; i++) /* in no order, as a user's may be */
-        o->table[i] = c->one_hot ? (float)((i ^ 1) - half) / 64 : (float)cc_uniform(t, -1, 1);
+        o->table[i] = c->even      ? (float)(i - half)
+                      : c->one_hot ? (float)((i ^ 1) - half) / 64
+                                   : (float)cc_uniform(t, -1, 1);
     fill_x(t, o);
     o->bias = c->one_hot ? NULL : cc_random_act(t, c->n, 1, c->bf16);
     const void *codes = cc_input(t, o->codes, (size_t)code_bytes),
@@ -109,6 +115,8 @@ static void open_case(cc *t, operands *o, const lut_case *c)
     o->block = cc_output(t, o->block_bytes);
     cc_status(t, lu_cuda_lut_pack(c->n, c->k, c->bits, o->c.group, codes, scales, zeros, o->table,
                                   c->bf16, o->block, &o->lut, NULL));
+    if (c->way)
+        cc_status(t, lu_cuda_lut_set_way(&o->lut, (lu_cuda_way)(c->way - 1)));
 }
 
 static void close_case(cc *t, operands *o)
@@ -318,6 +326,60 @@ static void check_layers(cc *t)
                                          i & 1, ms[i], 0, 0, 0, 60});
 }
 
+static int knows(int way, int bits, int bf16)
+{
+    return way == LU_CUDA_TABLE || (way == LU_CUDA_MIXED && bits <= 4) ||
+           (way == LU_CUDA_REGISTERS && bits <= 3) ||
+           (way == LU_CUDA_ARITHMETIC && !(bf16 && bits == 8));
+}
+
+/* Every way from codes to weights: one-hot inputs show each weight, random ones the sums. Groups of
+   32 and zero points go through the general kernel, many strips through several passes. */
+static void check_ways(cc *t)
+{
+    static const int64_t groups[] = {0, 128, 64, 32}, ms[] = {1, 2, 3, 5, 8, 9, 16, 17, 32, 33};
+    for (int way = 0; way < LU_CUDA_WAYS; way++)
+        for (int bits = 2; bits <= 8; bits++) {
+            lut_case c = {.bits = bits, .even = way == LU_CUDA_ARITHMETIC, .way = 1 + way};
+            for (int i = 0; i < 80 && knows(way, bits, 0); i++) {
+                const int tall = (int)cc_pick(t, 0, 1);
+                c.n = tall ? 2131 : 129;
+                c.k = tall ? 640 : 2304;
+                c.group = groups[i / 10 % 4];
+                c.m = ms[i % 10];
+                c.zeros = cc_pick(t, 0, 5) == 0;
+                c.bf16 = (int)cc_pick(t, 0, knows(way, bits, 1));
+                c.one_hot = (int)cc_pick(t, 0, 1);
+                c.rows = 40;
+                check_case(t, c);
+            }
+            for (int i = 0; i < 2 && bits <= 4 && way != LU_CUDA_TABLE && knows(way, bits, 0); i++)
+                check_case(t, (lut_case){.n = 57344,
+                                         .k = 1024,
+                                         .group = 128,
+                                         .bits = bits,
+                                         .m = i ? 32 : 1,
+                                         .rows = 60,
+                                         .even = c.even,
+                                         .way = c.way});
+        }
+}
+
+/* A way that does not know a table says so and changes nothing. */
+static void check_ways_refused(cc *t)
+{
+    for (int bits = 4; bits <= 8; bits += 4) {
+        operands o;
+        open_case(t, &o, &(lut_case){64, 256, 128, bits, 0, 0, 1, 0, 0, 0, 0, 0, 0});
+        for (int way = LU_CUDA_REGISTERS; way <= LU_CUDA_ARITHMETIC; way++)
+            if (lu_cuda_lut_set_way(&o.lut, (lu_cuda_way)way) != LU_CUDA_E_SHAPE)
+                cc_fail(t, "way %d took a table of %d bits that it does not know", way, bits);
+        multiply(t, &o, o.y, 0, NULL);
+        compare(t, &o);
+        close_case(t, &o);
+    }
+}
+
 /* 1000 launches, some overlapping, some in a graph: the same bits. */
 static void check_repeats(cc *t)
 {
@@ -390,7 +452,15 @@ static void check_faults(cc *t)
 }
 
 const cc_op cc_lut_ops[] = {
-    {"lut formats", check_formats}, {"lut tokens", check_tokens}, {"lut one-hot", check_one_hot},
-    {"lut awkward", check_awkward}, {"lut layers", check_layers}, {"lut repeats", check_repeats},
-    {"lut faults", check_faults},   {"lut unpack", check_copies}, {NULL, NULL},
+    {"lut formats", check_formats},
+    {"lut tokens", check_tokens},
+    {"lut one-hot", check_one_hot},
+    {"lut awkward", check_awkward},
+    {"lut layers", check_layers},
+    {"lut repeats", check_repeats},
+    {"lut faults", check_faults},
+    {"lut unpack", check_copies},
+    {"lut ways", check_ways},
+    {"lut ways refused", check_ways_refused},
+    {NULL, NULL},
 };

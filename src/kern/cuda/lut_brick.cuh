@@ -54,7 +54,7 @@ struct lut_gemv_args {
     int pairs_shift; /* per 8 tokens, lanes with t below 1 << this hold wanted sums */
     int strips_below; /* of a pass: their sums lie below the table, the others' above */
     int x_vector;    /* rows of x start on 16 bytes and k % 8 == 0 */
-    lut_decoder decoder;
+    lu_cuda_decoder decoder;
     uint16_t table[256];
 };
 
@@ -90,27 +90,21 @@ static __device__ __forceinline__ void mma16816(float c[4], const unsigned a[4],
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* Entries lie 256 bytes apart, so an address is (code byte, lane byte). Two bits: four codes, 8
-   bytes an entry, 32 copies. Else: two codes, 4 bytes, 32 copies and a gap; at three bits the two
-   bits above the pair are someone else's and the entry repeats. */
+/* Entries lie 256 bytes apart, so an address is (code byte, lane byte): 4 bytes for each of 32 lanes,
+   then, at two bits, where a byte is four codes, the pair of the upper two likewise. At three bits the
+   two bits above the pair are someone else's and the entry repeats. */
 template <int B>
 static __device__ __forceinline__ void build_table(char *table, const uint16_t *t, int threads = (int)blockDim.x)
 {
-    const int vectors = B == 2 ? 16 : 8;
+    const int vectors = B == 2 ? 16 : 8, slot = B == 8 ? 0 : B, mask = B == 8 ? 255 : (1 << B) - 1;
     for (int i = (int)threadIdx.x; i < 256 * vectors; i += threads) {
-        const int e = i / vectors;
-        unsigned lo, hi;
-        if (B == 8) {
-            lo = hi = t[e];
-        } else if (B == 2) {
-            lo = t[e & 3] | (unsigned)t[e >> 2 & 3] << 16;
-            hi = t[e >> 4 & 3] | (unsigned)t[e >> 6] << 16;
-        } else {
-            lo = hi = t[e & ((1 << B) - 1)] | (unsigned)t[e >> B & ((1 << B) - 1)] << 16;
-        }
-        *(uint4 *)(table + e * 256 + i % vectors * 16) = make_uint4(lo, hi, lo, hi);
+        const int e = i / vectors, pair = B == 2 && i % 16 >= 8 ? e >> 4 : e;
+        const unsigned v = t[pair & mask] | (unsigned)t[pair >> slot & mask] << 16;
+        *(uint4 *)(table + e * 256 + i % vectors * 16) = make_uint4(v, v, v, v);
     }
 }
+
+#define LUT_SECOND_PAIR 128 /* two bits: bytes from the lower pair of an entry to the upper */
 
 template <int B> static __device__ __forceinline__ unsigned entry_at(unsigned v, int byte, unsigned lane_at)
 {
@@ -124,28 +118,21 @@ static __device__ __forceinline__ unsigned look_up(unsigned at)
     return v;
 }
 
-static __device__ __forceinline__ uint2 look_up2(unsigned at)
-{
-    uint2 v;
-    asm("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
-    return v;
-}
-
 /* The four A registers of step j. */
 template <int B, bool BF16, int WAY>
-static __device__ __forceinline__ void decode(const uint32_t *w, int j, const lut_decoder &d, unsigned lane_at, unsigned a[4])
+static __device__ __forceinline__ void decode(const uint32_t *w, int j, const lu_cuda_decoder &d, unsigned lane_at, unsigned a[4])
 {
     if (WAY == LU_CUDA_ARITHMETIC) {
         lut_decode_arithmetic(B, BF16, &d, w, j, a);
     } else if (lut_in_registers(B, WAY, j)) {
         lut_decode_registers(B, &d, w, j, a);
     } else if (B == 2) {
-        const uint2 q0 = look_up2(entry_at<B>(w[j >> 1], 2 * (j & 1), lane_at));
-        const uint2 q1 = look_up2(entry_at<B>(w[j >> 1], 2 * (j & 1) + 1, lane_at));
-        a[0] = q0.x;
-        a[2] = q0.y;
-        a[1] = q1.x;
-        a[3] = q1.y;
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const unsigned at = entry_at<B>(w[j >> 1], 2 * (j & 1) + h, lane_at);
+            a[h] = look_up(at);
+            a[h + 2] = look_up(at + LUT_SECOND_PAIR);
+        }
     } else if (B == 8) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -258,7 +245,7 @@ template <int PARTS, int BRICKS> struct lut_chains {
 /* Unscaled sums of a unit, one per chain of steps. */
 template <int B, int NT, int PARTS, int BRICKS, bool BF16, bool GENERAL, int WAY>
 static __device__ __forceinline__ void multiply_unit(const lut_brick<B, PARTS, GENERAL> unit[BRICKS],
-                                                     const uint4 x[BRICKS][NT][4], const lut_decoder &d, unsigned lane_at,
+                                                     const uint4 x[BRICKS][NT][4], const lu_cuda_decoder &d, unsigned lane_at,
                                                      float c[BRICKS][lut_chains<PARTS, BRICKS>::value][NT][4])
 {
     const int chains = lut_chains<PARTS, BRICKS>::value, steps = 8 / chains;

@@ -7,8 +7,8 @@
                  at a time (2 and 3 bits)
      mixed       some of the steps of a brick by registers, the others by table, so that neither the
                  permutes nor shared memory limit alone (2, 3, 4 bits)
-     arithmetic  T[q] = base + step q exactly: a code is put into the mantissa of a power of two, and
-                 one fused multiply-add makes the weight. Exact, so nothing is rounded
+     arithmetic  T[q] = base + step q exactly: a code is put into the mantissa of a power of two,
+   and one fused multiply-add makes the weight. Exact, so nothing is rounded
 
    Where masking two codes out of a word is cheaper than a permute a pair holds other columns than
    lut_layout.cuh says, and the activations of the lane are turned to match, once for all strips. */
@@ -32,12 +32,10 @@
 #define LUT_UNROLL
 #endif
 
-/* What a way needs of the table besides shared memory.
-     registers, mixed  2 bits: low bytes, high bytes; 3 bits: two words of each; 4 bits: four of each
-     arithmetic        a multiplier and an addend, doubled, for each place that codes have in a byte */
-typedef struct lut_decoder {
-    uint32_t word[8];
-} lut_decoder;
+/* lu_cuda_decoder: what a way needs of the table besides shared memory.
+     registers, mixed  2 bits: low bytes, high bytes; 3 bits: two words of each; 4 bits: four of
+   each arithmetic        a multiplier and an addend, doubled, for each place that codes have in a
+   byte */
 
 #ifdef __CUDACC__
 LUT_FN uint32_t lut_permute(uint32_t a, uint32_t b, uint32_t selector)
@@ -45,7 +43,8 @@ LUT_FN uint32_t lut_permute(uint32_t a, uint32_t b, uint32_t selector)
     return __byte_perm(a, b, selector);
 }
 
-/* The same for a selector of codes, whose fourth bits are known to be 0 (__byte_perm would mask them). */
+/* The same for a selector of codes, whose fourth bits are known to be 0 (__byte_perm would mask
+ * them). */
 LUT_FN uint32_t lut_pick(uint32_t a, uint32_t b, uint32_t selector)
 {
     uint32_t v;
@@ -72,10 +71,7 @@ LUT_FN uint32_t lut_fma2(int bf16, uint32_t a, uint32_t b, uint32_t c)
 }
 
 /* The high half of a product: a shift that the multiplier's pipe does. */
-LUT_FN uint32_t lut_multiply_high(uint32_t a, uint32_t b)
-{
-    return __umulhi(a, b);
-}
+LUT_FN uint32_t lut_multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 #else
 uint32_t lut_permute(uint32_t a, uint32_t b, uint32_t selector);
 uint32_t lut_pick(uint32_t a, uint32_t b, uint32_t selector);
@@ -95,7 +91,8 @@ LUT_FN int lut_in_registers(int bits, int way, int j)
 /* Whether the activations of step j are turned (lut_turn_x). */
 LUT_FN int lut_turned(int bits, int way, int j)
 {
-    return bits <= 4 && (way == LU_CUDA_ARITHMETIC || (bits == 2 && lut_in_registers(bits, way, j)));
+    return bits <= 4 &&
+           (way == LU_CUDA_ARITHMETIC || (bits == 2 && lut_in_registers(bits, way, j)));
 }
 
 /* The four words x0 x1, x2 x3, x4 x5, x6 x7 of a lane's 8 columns, to the order of the pairs that
@@ -113,12 +110,15 @@ LUT_FN void lut_turn_x(int bits, uint32_t x[4])
 LUT_FN uint32_t lut_word3(const uint32_t *w, int j)
 {
     const uint32_t *h = w + 3 * (j >> 2);
-    return (j & 3) < 3 ? h[j & 3] : (h[0] >> 6 & 0x03030303u) | (h[1] >> 4 & 0x0c0c0c0cu) | (h[2] >> 2 & 0x30303030u);
+    return (j & 3) < 3
+               ? h[j & 3]
+               : (h[0] >> 6 & 0x03030303u) | (h[1] >> 4 & 0x0c0c0c0cu) | (h[2] >> 2 & 0x30303030u);
 }
 
 /* The four A registers of step j of mma.m16n8k16: rows g, g + 8 of the first pair, then of the
    second. w: the lane's words of a brick. */
-LUT_FN void lut_decode_registers(int bits, const lut_decoder *d, const uint32_t *w, int j, uint32_t a[4])
+LUT_FN void lut_decode_registers(int bits, const lu_cuda_decoder *d, const uint32_t *w, int j,
+                                 uint32_t a[4])
 {
     const uint32_t *t = d->word;
     if (bits == 2) { /* a selector is (low byte, high byte) of two codes */
@@ -157,17 +157,20 @@ LUT_FN void lut_decode_registers(int bits, const lut_decoder *d, const uint32_t 
 }
 
 /* The mantissa holds 10 bits above which fp16 has 1024, bf16 7 bits and 128. */
-LUT_FN void lut_decode_arithmetic(int bits, int bf16, const lut_decoder *d, const uint32_t *w, int j, uint32_t a[4])
+LUT_FN void lut_decode_arithmetic(int bits, int bf16, const lu_cuda_decoder *d, const uint32_t *w,
+                                  int j, uint32_t a[4])
 {
     const uint32_t one = bf16 ? 0x43004300u : 0x64006400u, *t = d->word;
     if (bits == 8) {
         LUT_UNROLL
         for (int i = 0; i < 4; i++)
-            a[i] = lut_fma2(bf16, lut_permute(w[2 * j + (i >> 1)], one, i & 1 ? 0x5352 : 0x5150), t[0], t[1]);
+            a[i] = lut_fma2(bf16, lut_permute(w[2 * j + (i >> 1)], one, i & 1 ? 0x5352 : 0x5150),
+                            t[0], t[1]);
         return;
     }
     const uint32_t v = bits == 2 ? w[j >> 1] : bits == 3 ? lut_word3(w, j) : w[j];
-    const int first = bits == 2 ? 4 * (j & 1) : 0; /* where the codes of the first pair lie in a byte */
+    const int first =
+        bits == 2 ? 4 * (j & 1) : 0; /* where the codes of the first pair lie in a byte */
     LUT_UNROLL
     for (int i = 0; i < 4; i++) {
         int at = first + bits * (i >> 1), down = 8 * (i & 1);
@@ -177,25 +180,24 @@ LUT_FN void lut_decode_arithmetic(int bits, int bf16, const lut_decoder *d, cons
             at = to;
         }
         const int place = at / bits;
-        a[i] = lut_fma2(bf16, lut_and_or(v >> down, (0x00010001u << at) * ((1u << bits) - 1), one), t[2 * place],
-                        t[2 * place + 1]);
+        a[i] = lut_fma2(bf16, lut_and_or(v >> down, (0x00010001u << at) * ((1u << bits) - 1), one),
+                        t[2 * place], t[2 * place + 1]);
     }
 }
 
 #define LUT_DIVIDED 4095
 
-/* floor(v / d) = v * this >> 16 for v <= LUT_DIVIDED and d <= 16: the error, v d / 65536, is below 1 / d. */
-LUT_HOST unsigned lut_reciprocal(int d)
-{
-    return 65536u / (unsigned)d + 1;
-}
+/* floor(v / d) = v * this >> 16 for v <= LUT_DIVIDED and d <= 16: the error, v d / 65536, is below
+ * 1 / d. */
+LUT_HOST unsigned lut_reciprocal(int d) { return 65536u / (unsigned)d + 1; }
 
 /* A finite number of 16 bits. */
 LUT_HOST double lut_number(uint16_t v, int bf16)
 {
     const int mantissa = bf16 ? 7 : 10, bias = bf16 ? 127 : 15;
     const int e = (v & 0x7fff) >> mantissa, m = v & ((1 << mantissa) - 1);
-    const double size = e ? ldexp((double)(m + (1 << mantissa)), e - bias - mantissa) : ldexp((double)m, 1 - bias - mantissa);
+    const double size = e ? ldexp((double)(m + (1 << mantissa)), e - bias - mantissa)
+                          : ldexp((double)m, 1 - bias - mantissa);
     return v & 0x8000 ? -size : size;
 }
 
@@ -212,19 +214,22 @@ LUT_HOST int lut_exact_pair(double v, int bf16, uint32_t *out)
     const double m = ldexp(fabs(v), mantissa - e);
     if (e < 1 - bias || e > bias || m != floor(m))
         return 0;
-    const uint32_t half = (uint32_t)(v < 0) << 15 | (uint32_t)(e + bias) << mantissa | ((uint32_t)m - (1u << mantissa));
+    const uint32_t half = (uint32_t)(v < 0) << 15 | (uint32_t)(e + bias) << mantissa |
+                          ((uint32_t)m - (1u << mantissa));
     *out = half << 16 | half;
     return 1;
 }
 
 /* Multipliers and addends of the arithmetic way; 0 if it is not exact for this table. */
-LUT_HOST int lut_arithmetic(int bits, int bf16, const uint16_t *table, lut_decoder *d)
+LUT_HOST int lut_arithmetic(int bits, int bf16, const uint16_t *table, lu_cuda_decoder *d)
 {
     const int room = bf16 ? 7 : 8; /* bits of a byte that fit the mantissa */
-    const double one = bf16 ? 128 : 1024, base = lut_number(table[0], bf16), step = lut_number(table[1], bf16) - base;
-    const lut_decoder none = {{0}};
+    const double one = bf16 ? 128 : 1024, base = lut_number(table[0], bf16),
+                 step = lut_number(table[1], bf16) - base;
+    const lu_cuda_decoder none = {{0}};
     *d = none;
-    if (bits > room || !(fabs(base) < 65536 && fabs(step) < 65536)) /* larger ones are not worth it */
+    if (bits > room ||
+        !(fabs(base) < 65536 && fabs(step) < 65536)) /* larger ones are not worth it */
         return 0;
     for (int q = 0; q < 1 << bits; q++)
         if (!(lut_number(table[q], bf16) == base + step * q))
@@ -232,16 +237,17 @@ LUT_HOST int lut_arithmetic(int bits, int bf16, const uint16_t *table, lut_decod
     for (int at = 0; at + bits <= room; at += bits) {
         const double m = ldexp(step, -at);
         const int place = at / bits;
-        if (!lut_exact_pair(m, bf16, &d->word[2 * place]) || !lut_exact_pair(base - m * one, bf16, &d->word[2 * place + 1]))
+        if (!lut_exact_pair(m, bf16, &d->word[2 * place]) ||
+            !lut_exact_pair(base - m * one, bf16, &d->word[2 * place + 1]))
             return 0;
     }
     return 1;
 }
 
 /* The bytes of a table of up to 16 numbers, for registers. */
-LUT_HOST lut_decoder lut_byte_planes(int bits, const uint16_t *table)
+LUT_HOST lu_cuda_decoder lut_byte_planes(int bits, const uint16_t *table)
 {
-    lut_decoder d = {{0}};
+    lu_cuda_decoder d = {{0}};
     const int words = bits == 2 ? 1 : bits == 3 ? 2 : 4;
     for (int q = 0; q < 1 << bits; q++) {
         d.word[q / 4] |= (uint32_t)(table[q] & 255) << (8 * (q & 3));
@@ -251,9 +257,9 @@ LUT_HOST lut_decoder lut_byte_planes(int bits, const uint16_t *table)
 }
 
 /* Prepares a way for a table; 0 if the way does not know it. */
-LUT_HOST int lut_prepare(int way, int bits, int bf16, const uint16_t *table, lut_decoder *d)
+LUT_HOST int lut_prepare(int way, int bits, int bf16, const uint16_t *table, lu_cuda_decoder *d)
 {
-    const lut_decoder none = {{0}};
+    const lu_cuda_decoder none = {{0}};
     *d = none;
     switch (way) {
     case LU_CUDA_TABLE: return 1;

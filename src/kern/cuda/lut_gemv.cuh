@@ -120,7 +120,7 @@ static __global__ void __launch_bounds__(lut_plan<B, NT, GENERAL>::warps * 32, 1
     unsigned below = (unsigned)__cvta_generic_to_shared(shared);
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
     const int ws = (int)(warp * a.by_wk >> 16), wk = warp - ws * a.n_wk;
-    unsigned lane_at = lane * (B == 2 ? 8 : 4) | LUT_TABLE_AT >> 8;
+    unsigned lane_at = lane * 4 | LUT_TABLE_AT >> 8;
     const int block = (int)blockIdx.x, begin = block * a.block_strips + min(block, a.wide_blocks);
     const int end = begin + a.block_strips + (block < a.wide_blocks);
     const int n_chunks = (a.n_bricks + bricks - 1) / bricks, my_chunks = a.warp_chunks + (wk < a.wide_warps);

@@ -77,8 +77,6 @@ static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_l
     const int most = (a.n_strips + grid - 1) / grid; /* strips of a block */
     const int pairs = choice.nt == 1 && s.slot_bits < 8 && !general; /* bricks per unit: lut_plan */
     const int chunks = pairs ? (a.n_bricks + 1) / 2 : a.n_bricks;
-    if (!lut_prepare(way, w->bits, w->bf16, a.table, &a.decoder))
-        return LU_CUDA_E_SHAPE;
     a.block_strips = a.n_strips / grid;
     a.wide_blocks = a.n_strips % grid;
     choose_warps(chunks, most, choice.nt > 2 ? lut_plan<4, 4, false>::warps : lut_plan<4, 1, false>::warps, &a);
@@ -113,12 +111,6 @@ static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_l
     return launchers[s.slot_bits == 8 ? 3 : s.slot_bits - 2][w->bf16 != 0](a, choice, &config);
 }
 
-int lu_cuda_lut_way_fits(const lu_cuda_lut *w, lu_cuda_way way)
-{
-    lut_decoder unused;
-    return lut_prepare(way, w->bits, w->bf16, w->table, &unused);
-}
-
 int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu_cuda_lut_call *call)
 {
     const lut_shape s = lut_make_shape(w->n, w->k, w->bits, w->group_size);
@@ -143,6 +135,7 @@ int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu
     a.bricks_per_entry = (int)s.bricks_per_entry;
     a.entry_shift = entry_shift(&s);
     a.x_vector = call->ldx % 8 == 0 && (uintptr_t)call->x % 16 == 0 && w->k % 8 == 0;
+    a.decoder = w->decoder;
     for (int i = 0; i < 1 << w->bits; i++)
         a.table[i] = w->table[i];
     const int general = w->zeros != NULL || !a.x_vector || s.parts == 4;

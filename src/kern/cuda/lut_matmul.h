@@ -33,6 +33,10 @@ typedef struct lu_cuda_device {
    tensor core adds products. */
 typedef enum lu_cuda_way { LU_CUDA_TABLE, LU_CUDA_MIXED, LU_CUDA_REGISTERS, LU_CUDA_ARITHMETIC, LU_CUDA_WAYS } lu_cuda_way;
 
+typedef struct lu_cuda_decoder {
+    uint32_t word[8];
+} lu_cuda_decoder;
+
 typedef struct lu_cuda_lut {
     int64_t n, k;
     int bits;            /* 2..8 */
@@ -43,7 +47,8 @@ typedef struct lu_cuda_lut {
     uint16_t *scales;    /* device, fp16 bits */
     uint16_t *zeros;     /* device, fp16 bits of the zero's table value, or NULL */
     uint16_t table[256]; /* host copy in the activation type */
-    lu_cuda_way way;     /* packing chooses the fastest; may be changed before any product */
+    lu_cuda_way way;     /* the fastest for this table, or what lu_cuda_lut_set_way says */
+    lu_cuda_decoder decoder;
 } lu_cuda_lut;
 
 /* One product. Rows of x and y may start anywhere; rows of x on 16 bytes with k a multiple of 8 are
@@ -72,8 +77,9 @@ int lu_cuda_lut_pack(int64_t n, int64_t k, int bits, int64_t group_size, const u
                      const uint16_t *scales, const uint8_t *zeros, const float *table, int bf16,
                      void *block, lu_cuda_lut *out, void *stream);
 
-/* Whether a way knows the width and the table of w. A product of another is LU_CUDA_E_SHAPE. */
-int lu_cuda_lut_way_fits(const lu_cuda_lut *w, lu_cuda_way way);
+/* Chooses the way of the next products: to compare them. LU_CUDA_E_SHAPE, and w as it was, if that way
+   does not know tables of this width or, arithmetic, this table. */
+int lu_cuda_lut_set_way(lu_cuda_lut *w, lu_cuda_way way);
 
 int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu_cuda_lut_call *call);
 

@@ -105,12 +105,12 @@ static __device__ __forceinline__ void natural_weights(const uint32_t *w, int h,
 #pragma unroll
     for (int step = 0; step < 2; step++) {
         if (B == 2) {
-            const uint2 q0 = look_up2(entry_at<B>(n[0], 2 * step, lane_at));
-            const uint2 q1 = look_up2(entry_at<B>(n[0], 2 * step + 1, lane_at));
-            a[4 * step] = q0.x;
-            a[4 * step + 2] = q0.y;
-            a[4 * step + 1] = q1.x;
-            a[4 * step + 3] = q1.y;
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const unsigned at = entry_at<B>(n[0], 2 * step + i, lane_at);
+                a[4 * step + i] = look_up(at);
+                a[4 * step + i + 2] = look_up(at + LUT_SECOND_PAIR);
+            }
             continue;
         }
 #pragma unroll

@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "kern/cuda/lut_decode.h"
 #include "kern/cuda/lut_layout.cuh"
 #include "kern/cuda/lut_matmul.h"
 
@@ -110,9 +111,14 @@ __global__ void pack_scales(const __grid_constant__ scale_args a)
 /* By bits, of tables that are not steps of one size. */
 static const lu_cuda_way fastest[5] = {LU_CUDA_TABLE, LU_CUDA_TABLE, LU_CUDA_MIXED, LU_CUDA_MIXED, LU_CUDA_TABLE};
 
-static lu_cuda_way fastest_way(const lu_cuda_lut *w)
+int lu_cuda_lut_set_way(lu_cuda_lut *w, lu_cuda_way way)
 {
-    return lu_cuda_lut_way_fits(w, LU_CUDA_ARITHMETIC) ? LU_CUDA_ARITHMETIC : w->bits <= 4 ? fastest[w->bits] : LU_CUDA_TABLE;
+    lu_cuda_decoder d;
+    if (!lut_prepare(way, w->bits, w->bf16, w->table, &d))
+        return LU_CUDA_E_SHAPE;
+    w->way = way;
+    w->decoder = d;
+    return 0;
 }
 
 size_t lu_cuda_lut_bytes(int64_t n, int64_t k, int bits, int64_t group_size, int has_zeros)
@@ -173,7 +179,8 @@ int lu_cuda_lut_pack(int64_t n, int64_t k, int bits, int64_t group_size, const u
         sa.out = w.zeros;
         pack_scales<<<(unsigned)((sa.total + 255) / 256), 256, 0, st>>>(sa);
     }
-    w.way = fastest_way(&w);
+    if (lu_cuda_lut_set_way(&w, LU_CUDA_ARITHMETIC))
+        lu_cuda_lut_set_way(&w, bits <= 4 ? fastest[bits] : LU_CUDA_TABLE);
     *out = w;
     return (int)cudaGetLastError();
 }

@@ -340,7 +340,7 @@ static __global__ void __launch_bounds__((C + 1) * 128, 1)
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(lut_wgmma_registers<C>::multiply));
         build_table<B>(shared + (int)(own + LUT_TABLE_AT - (unsigned)__cvta_generic_to_shared(shared)), a.table, C * 128);
         sync_some(1, C * 128);
-        unsigned lane_at = lane * (B == 2 ? 8 : 4) | (own + LUT_TABLE_AT) >> 8;
+        unsigned lane_at = lane * 4 | (own + LUT_TABLE_AT) >> 8;
         asm volatile("" : "+r"(lane_at)::"memory"); /* no look-up moves ahead of the barrier */
         asm volatile("griddepcontrol.wait;" ::: "memory");
         const lut_turn turn = turn_of<B>(lane);
