@@ -23,10 +23,10 @@
 
 /* Most warps of a block, bricks per unit (side by side) and units in flight per warp: what the
    register file allows. Two bricks hide each other's latencies and share the bookkeeping. */
-template <int B, int NT, bool GENERAL> struct lut_plan {
+template <int B, int NT, int PARTS, bool GENERAL> struct lut_plan {
     static const int warps = NT <= 2 ? 16 : 12;
     static const int bricks = NT == 1 && B < 8 && !GENERAL ? 2 : 1;
-    static const int slots = bricks == 2 ? (B == 4 ? 2 : 3) : B == 8 ? 2 : B == 4 ? (NT < 4 ? 4 : 3) : B == 3 ? 5 : 6;
+    static const int slots = bricks == 2 ? (B + PARTS > 4 ? 2 : 3) : B == 8 ? 2 : 8 - B - (NT == 4);
 };
 
 /* Whether any step of a way reads the table in shared memory. */

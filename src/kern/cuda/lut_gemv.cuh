@@ -113,9 +113,9 @@ static __device__ __forceinline__ lut_cursor cursor_at(const lut_gemv_args &a, i
 }
 
 template <int B, int NT, bool BF16, int PARTS, bool GENERAL, int WAY>
-static __global__ void __launch_bounds__(lut_plan<B, NT, GENERAL>::warps * 32, 1) lut_gemv(const __grid_constant__ lut_gemv_args a)
+static __global__ void __launch_bounds__(lut_plan<B, NT, PARTS, GENERAL>::warps * 32, 1) lut_gemv(const __grid_constant__ lut_gemv_args a)
 {
-    const int slots = lut_plan<B, NT, GENERAL>::slots, bricks = lut_plan<B, NT, GENERAL>::bricks;
+    const int slots = lut_plan<B, NT, PARTS, GENERAL>::slots, bricks = lut_plan<B, NT, PARTS, GENERAL>::bricks;
     extern __shared__ char shared[];
     unsigned below = (unsigned)__cvta_generic_to_shared(shared);
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;

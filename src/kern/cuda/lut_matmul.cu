@@ -79,7 +79,7 @@ static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_l
     const int chunks = pairs ? (a.n_bricks + 1) / 2 : a.n_bricks;
     a.block_strips = a.n_strips / grid;
     a.wide_blocks = a.n_strips % grid;
-    choose_warps(chunks, most, choice.nt > 2 ? lut_plan<4, 4, false>::warps : lut_plan<4, 1, false>::warps, &a);
+    choose_warps(chunks, most, choice.nt > 2 ? lut_plan<4, 4, 1, false>::warps : lut_plan<4, 1, 1, false>::warps, &a);
     a.warp_chunks = chunks / a.n_wk;
     a.wide_warps = chunks % a.n_wk;
     a.by_wk = lut_reciprocal(a.n_wk);
