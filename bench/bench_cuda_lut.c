@@ -185,28 +185,32 @@ static void part_unpack(const char *part)
         }
 }
 
-static void time_way(const block *b, int bits, lu_cuda_way way)
+static void time_ways(const block *b, int bits)
 {
     static const char *const names[LU_CUDA_WAYS] = {"table", "mixed", "registers", "arithmetic"};
     static const int tokens[] = {1, 4, 8, 16, 32};
     enum { COUNTS = sizeof tokens / sizeof *tokens };
-    double sum[COUNTS] = {0};
+    double sum[LU_CUDA_WAYS][COUNTS] = {0};
     for (int i = 0; i < b->n_layers; i++) {
         cb_weights w;
         cb_weights_open(&w, b->layers[i].n, b->layers[i].k, bits, 128, 0, 1);
-        for (int c = 0; c < w.copies; c++)
-            if (lu_cuda_lut_set_way(&w.luts[c], way)) {
-                cb_weights_close(&w);
-                return;
-            }
-        for (int t = 0; t < COUNTS; t++)
-            sum[t] += cb_time_product(chosen->product, &dev, &w, tokens[t], overlap);
+        for (int way = 0; way < LU_CUDA_WAYS; way++) {
+            bool known = true;
+            for (int c = 0; c < w.copies; c++)
+                known = lu_cuda_lut_set_way(&w.luts[c], (lu_cuda_way)way) == 0 && known;
+            for (int t = 0; t < COUNTS && known; t++)
+                sum[way][t] += cb_time_product(chosen->product, &dev, &w, tokens[t], overlap);
+        }
         cb_weights_close(&w);
     }
-    printf("| %s | %d | %s |", b->name, bits, names[way]);
-    for (int t = 0; t < COUNTS; t++)
-        printf(" %.1f |", sum[t]);
-    printf("\n");
+    for (int way = 0; way < LU_CUDA_WAYS; way++) {
+        if (sum[way][0] == 0)
+            continue;
+        printf("| %s | %d | %s |", b->name, bits, names[way]);
+        for (int t = 0; t < COUNTS; t++)
+            printf(" %.1f |", sum[way][t]);
+        printf("\n");
+    }
     fflush(stdout);
 }
 
@@ -218,10 +222,8 @@ static void part_ways(const char *part)
            part);
     for (int b = 0; b < 2; b++)
         for (int bits = 4; bits >= 2; bits--)
-            for (int way = 0; way < LU_CUDA_WAYS; way++)
-                time_way(&blocks[b], bits, (lu_cuda_way)way);
-    for (int way = 0; way < LU_CUDA_WAYS; way++)
-        time_way(&blocks[0], 8, (lu_cuda_way)way);
+            time_ways(&blocks[b], bits);
+    time_ways(&blocks[0], 8);
 }
 
 static void part_quick(const char *part)
