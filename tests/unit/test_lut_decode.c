@@ -38,11 +38,11 @@ uint32_t lut_fma2(int bf16, uint32_t a, uint32_t b, uint32_t c)
 {
     uint32_t v = 0;
     for (int h = 0; h < 32; h += 16) {
-        const double x = lut_number((uint16_t)(a >> h), bf16),
-                     y = lut_number((uint16_t)(b >> h), bf16),
-                     z = lut_number((uint16_t)(c >> h), bf16), r = x * y + z;
+        const double x = lut_value((uint16_t)(a >> h), bf16),
+                     y = lut_value((uint16_t)(b >> h), bf16),
+                     z = lut_value((uint16_t)(c >> h), bf16), r = x * y + z;
         const uint16_t half = bf16 ? lu_f32_to_bf16((float)r) : lu_f32_to_f16((float)r);
-        assert_true(lut_number(half, bf16) == r);
+        assert_true(lut_value(half, bf16) == r);
         v |= (uint32_t)half << h;
     }
     return v;

@@ -192,7 +192,7 @@ LUT_FN void lut_decode_arithmetic(int bits, int bf16, const lu_cuda_decoder *d, 
 LUT_HOST unsigned lut_reciprocal(int d) { return 65536u / (unsigned)d + 1; }
 
 /* A finite number of 16 bits. */
-LUT_HOST double lut_number(uint16_t v, int bf16)
+LUT_HOST double lut_value(uint16_t v, int bf16)
 {
     const int mantissa = bf16 ? 7 : 10, bias = bf16 ? 127 : 15;
     const int e = (v & 0x7fff) >> mantissa, m = v & ((1 << mantissa) - 1);
@@ -224,15 +224,15 @@ LUT_HOST int lut_exact_pair(double v, int bf16, uint32_t *out)
 LUT_HOST int lut_arithmetic(int bits, int bf16, const uint16_t *table, lu_cuda_decoder *d)
 {
     const int room = bf16 ? 7 : 8; /* bits of a byte that fit the mantissa */
-    const double one = bf16 ? 128 : 1024, base = lut_number(table[0], bf16),
-                 step = lut_number(table[1], bf16) - base;
+    const double one = bf16 ? 128 : 1024, base = lut_value(table[0], bf16),
+                 step = lut_value(table[1], bf16) - base;
     const lu_cuda_decoder none = {{0}};
     *d = none;
     if (bits > room ||
         !(fabs(base) < 65536 && fabs(step) < 65536)) /* larger ones are not worth it */
         return 0;
     for (int q = 0; q < 1 << bits; q++)
-        if (!(lut_number(table[q], bf16) == base + step * q))
+        if (!(lut_value(table[q], bf16) == base + step * q))
             return 0;
     for (int at = 0; at + bits <= room; at += bits) {
         const double m = ldexp(step, -at);
