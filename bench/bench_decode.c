@@ -2,9 +2,9 @@
    sequence, against what reading the packed weights once per token allows. The share of lm_head is
    the difference to steps that ask for no logits; with a tied vocabulary it is dense.
    usage: bench_decode FOLDER [--prompt N] [--tokens N] [--threads N] [--dtype bf16|f32]
-                       [--cpu LEVEL] [--roof-gb N] [--json]
+                       [--cpu LEVEL] [--roof-gb N] [--act-quant SPEC] [--json]
           bench_decode FOLDER --device cuda[:N] [--prompt N] [--context N] [--tokens N]
-                       [--dtype bf16|f16] [--json]
+                       [--dtype bf16|f16] [--act-quant SPEC] [--json]
    Tokens are arbitrary ids. --tokens (default 48) are decoded after the prompt (default 512), with
    and without logits in turn. The best step is what an undisturbed machine does; the median shows
    how disturbed this one was. Default threads: 1, then all. On a GPU see decode_gpu.c: a prompt of
@@ -19,7 +19,7 @@
 #include "tensor/convert.h"
 
 typedef struct {
-    const char *folder, *cpu, *device;
+    const char *folder, *cpu, *device, *act_quant;
     int64_t prompt, tokens, context;
     int threads;
     lutra_dtype dtype;
@@ -144,6 +144,7 @@ static void run(int threads, const options *o)
     context_options.cpu = o->cpu;
     lutra_model_options_init(&model_options);
     model_options.dtype = o->dtype;
+    model_options.act_quant = o->act_quant;
     try(lutra_open(&context_options, &ctx, &err));
     try(lutra_model_open(ctx, o->folder, &model_options, &model, &err));
     lutra_model_get_info(model, &info);
@@ -167,6 +168,8 @@ static bool parse_option(options *o, const char *key, const char *value)
         o->device = value;
     else if (strcmp(key, "--context") == 0)
         o->context = atoi(value);
+    else if (strcmp(key, "--act-quant") == 0)
+        o->act_quant = value;
     else if (strcmp(key, "--cpu") == 0)
         o->cpu = value;
     else if (strcmp(key, "--roof-gb") == 0)
@@ -201,16 +204,17 @@ int main(int argc, char **argv)
     if (!parse(argc, argv, &o)) {
         fprintf(stderr, "usage: bench_decode FOLDER [--prompt N] [--tokens N] [--threads N] "
                         "[--dtype bf16|f32] [--cpu LEVEL]\n"
-                        "                    [--roof-gb N] [--json]\n"
+                        "                    [--roof-gb N] [--act-quant SPEC] [--json]\n"
                         "       bench_decode FOLDER --device cuda[:N] [--prompt N] [--context N] "
                         "[--tokens N]\n"
-                        "                    [--dtype bf16|f16] [--json]\n");
+                        "                    [--dtype bf16|f16] [--act-quant SPEC] [--json]\n");
         return 2;
     }
     if (o.device && strcmp(o.device, "cpu") != 0)
         return bench_decode_on_gpu(&(bench_gpu_options){.folder = o.folder,
                                                         .device = o.device,
                                                         .dtype = o.dtype,
+                                                        .act_quant = o.act_quant,
                                                         .prompt = o.prompt,
                                                         .context = o.context,
                                                         .tokens = o.tokens,

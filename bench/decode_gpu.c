@@ -135,6 +135,7 @@ static lutra_status load(bench *b)
     lutra_model_options_init(&o);
     o.device = b->o->device;
     o.dtype = b->o->dtype;
+    o.act_quant = b->o->act_quant;
     LU_TRY(lu_gpu_parse(o.device, &ordinal, &err));
     LU_TRY(lu_gpu_open(NULL, ordinal, &probe, &err)); /* the driver's start is not loading */
     LU_GPU_TRY(probe, probe->api->free_memory(probe, &b->free_before), "asking for memory", &err);

@@ -5,7 +5,7 @@
 #include "lutra/tensor.h"
 
 typedef struct bench_gpu_options {
-    const char *folder, *device;
+    const char *folder, *device, *act_quant;
     lutra_dtype dtype;
     int64_t prompt, context, tokens;
     bool json;

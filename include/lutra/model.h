@@ -15,13 +15,13 @@ typedef struct lutra_model_options {
     lutra_dtype dtype; /* LUTRA_BF16 (default): matmul inputs and KV cache in bfloat16, sums in
                           float32. LUTRA_F32: everything in float32, on the CPU only. LUTRA_F16: as
                           BF16, in half precision, on a GPU only. */
-    const char *act_quant; /* NULL: as the checkpoint says (docs/formats.md, "activations"), most say
-                              nothing. "none": inputs of linears stay as they are. Else how those of
-                              the blocks' linears are rounded to integers before each product: intB[:token|:gSIZE|:tensor][:sym|:asym], such as
+    const char *act_quant; /* NULL: as the checkpoint says (docs/formats.md, "activations"), most
+                              say nothing. "none": inputs of linears stay as they are. Else how
+                              those of the blocks' linears are rounded to integers before each
+                              product: intB[:token|:gSIZE|:tensor][:sym|:asym], such as
                               "int8:token" (a scale per token, the default), "int4:g128" (per token
                               and group of columns), "int8:tensor" (one scale, from the checkpoint's
-                              M.input_scale tensors). Routers and lm_head are left alone. On the
-                              CPU only. */
+                              M.input_scale tensors). Routers and lm_head are left alone. */
     const char *kv;     /* NULL: a KV cache in the type of `dtype`; "int8", "int4" or "fp8": a scale per
                            token and head; "kivi4" or "kivi2": keys per channel in groups of 32
                            tokens, values per token, the newest as they are. On the CPU only. */

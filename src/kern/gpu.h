@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "kern/cuda/calib_ops.h"
 #include "kern/cuda/cuda_encode.h"
+#include "kern/cuda/cuda_int8.h"
 #include "kern/cuda/cuda_ops.h"
 
 typedef struct lu_gpu_info {
@@ -65,8 +66,8 @@ typedef struct lu_gpu_gemm {
     int64_t ldc;
 } lu_gpu_gemm;
 
-/* The kernels of cuda_ops.h, calib_ops.h, cuda_encode.h and lut_matmul.h that are called from
-   above: name, result, parameters. */
+/* The kernels of cuda_ops.h, cuda_int8.h, calib_ops.h, cuda_encode.h and lut_matmul.h that are called
+   from above: name, result, parameters. */
 #define LU_GPU_KERNELS(X)                                                                          \
     X(lut_bytes, size_t, (int64_t n, int64_t k, int bits, int64_t group_size, int has_zeros))      \
     X(lut_pack, int,                                                                               \
@@ -78,6 +79,12 @@ typedef struct lu_gpu_gemm {
     X(lut_unpack, int,                                                                             \
       (const lu_cuda_lut *w, int64_t first_row, int64_t rows, uint16_t *out, void *stream))        \
     X(lut_dense_from, int64_t, (const lu_cuda_device *chip, const lu_cuda_lut *w))                 \
+    X(act_codes, int,                                                                              \
+      (const lu_cuda_act_args *a, int8_t *codes, float *scale, int32_t *zero))                     \
+    X(act_fake, int, (const lu_cuda_act_args *a, uint16_t *y))                                     \
+    X(int8_pack, int,                                                                              \
+      (int64_t n, int64_t k, int bits, const uint8_t *codes, const uint8_t *zeros,                 \
+       const float *table, int8_t *w, int32_t *w_sum, void *stream))                               \
     X(embed, int, (const lu_cuda_embed_args *a))                                                   \
     X(seam, int, (const lu_cuda_seam_args *a))                                                     \
     X(rope_store, int, (const lu_cuda_rope_args *a))                                               \
@@ -170,6 +177,7 @@ struct lu_gpu_api {
 
     int (*dense)(lu_gpu *g, const lu_gpu_dense *a);
     int (*gemm)(lu_gpu *g, const lu_gpu_gemm *a);
+    int (*int8)(lu_gpu *g, const lu_gpu_int8 *a); /* cuda_int8.h */
 
 #define LU_GPU_KERNEL_FIELD(name, result, args) result(*name) args;
     LU_GPU_KERNELS(LU_GPU_KERNEL_FIELD)

@@ -14,6 +14,7 @@
 #define FLOAT_ROWS 64           /* rows whose logits are read or sampled at a time */
 #define TABLE_ROOM (1 << 20)    /* entries: pages of all sequences of a pass, at most */
 #define SMALLEST_BOUND 256
+#define SUM_BYTES (32 << 20) /* of the sums of integer products at a time */
 
 /* --- recorded passes -------------------------------------------------------------------------- */
 
@@ -252,12 +253,24 @@ static lutra_status take_block(lu_gpu_forward *f, const buffer *buffers, size_t 
     return LUTRA_OK;
 }
 
+/* Rows of integer sums at a time: few enough for the L2 cache to keep them until they are scaled. */
+static int64_t sum_rows(const lu_gpu_model *g, int64_t rows)
+{
+    if (!g->integer_rows)
+        return 0;
+    const int64_t most = SUM_BYTES / (g->integer_rows * (int64_t)sizeof(int32_t));
+    return most < 1 ? 1 : most < rows ? most : rows;
+}
+
 static lutra_status allocate(lu_gpu_forward *f, lutra_err *err)
 {
     const lu_model_config *c = &f->model->config;
     const int64_t rows = f->max_rows, expert_rows = rows * c->n_active, h = c->hidden_size;
     const int64_t q_cols = c->n_heads * c->head_dim, kv_cols = c->n_kv_heads * c->head_dim;
     const int64_t angles = f->max_context * (c->head_dim / 2), moe = f->moe ? 1 : 0;
+    const int64_t most = rows > f->logit_rows ? rows : f->logit_rows,
+                  round_rows = f->g->round_columns ? most : 0;
+    f->rounded.sum_rows = sum_rows(f->g, most);
     const buffer buffers[] = {
         BUFFER(meta, 3 * rows),
         BUFFER(table, f->table_room),
@@ -283,6 +296,10 @@ static lutra_status allocate(lu_gpu_forward *f, lutra_err *err)
         BUFFER(float_logits, f->float_rows * c->vocab_size),
         BUFFER(targets, f->logit_rows),
         BUFFER(nll, f->logit_rows),
+        BUFFER(rounded.x, round_rows * f->g->round_columns),
+        BUFFER(rounded.scale, round_rows),
+        BUFFER(rounded.zero, round_rows),
+        BUFFER(rounded.sums, f->rounded.sum_rows * f->g->integer_rows),
     };
     f->host_meta = lu_array((size_t)(3 * rows), sizeof *f->host_meta);
     f->host_table = lu_calloc((size_t)f->table_room, sizeof *f->host_table);

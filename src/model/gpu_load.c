@@ -62,12 +62,24 @@ static void copy_table(const lu_weight *w, float *table)
         memcpy(table, w->table, sizeof *table << w->bits);
 }
 
-static bool same_format(const lu_weight *a, const lu_weight *b)
+/* Integers are stored as bytes: narrower codes stay codes. */
+static lu_gpu_kind kind_of(const lu_module *module)
 {
+    const lu_weight *w = &module->weight;
+    if (lu_act_has_records(&module->input.format) && lu_linear_takes_u8(w) && w->bits > 4 &&
+        group_of(w) == w->k && w->k <= LU_INT8_MOST_COLUMNS)
+        return LU_GPU_INTEGERS;
+    return is_coded(w) ? LU_GPU_CODED : LU_GPU_DENSE;
+}
+
+/* Whether two modules of one input can be one part. */
+static bool same_format(const lu_module *x, const lu_module *y)
+{
+    const lu_weight *a = &x->weight, *b = &y->weight;
     float t[256], u[256];
-    if (is_coded(a) != is_coded(b))
+    if (kind_of(x) != kind_of(y) || !lu_act_same(&x->input, &y->input))
         return false;
-    if (!is_coded(a))
+    if (kind_of(x) == LU_GPU_DENSE)
         return true;
     copy_table(a, t);
     copy_table(b, u);
@@ -137,6 +149,41 @@ static lutra_status load_coded(loader *l, lu_module *const *modules, int n, lu_g
     LU_GPU_TRY(gpu,
                gpu->api->lut_pack(part->n, w->k, w->bits, group_of(w), raw.codes, raw.scales,
                                   raw.zeros, table, l->g->bf16, block, &part->lut, gpu->stream),
+               "packing weights", err);
+    return LUTRA_OK;
+}
+
+static lutra_status load_integers(loader *l, lu_module *const *modules, int n, lu_gpu_part *part,
+                                  lutra_err *err)
+{
+    lu_gpu *gpu = l->g->gpu;
+    const lu_weight *w = &modules[0]->weight;
+    const int64_t rows = lu_int8_padded(part->n, LU_INT8_ROWS),
+                  cols = lu_int8_padded(w->k, LU_INT8_COLUMNS), stride = (int64_t)lu_weight_row_bytes(w);
+    const size_t codes = (size_t)(part->n * stride), zeros = w->zeros ? (size_t)part->n : 0;
+    part->integers = carve(l, (size_t)(rows * cols));
+    part->scales = carve(l, (size_t)part->n * sizeof *part->scales);
+    part->sums = carve(l, (size_t)part->n * sizeof *part->sums);
+    l->raw_bytes = codes + zeros > l->raw_bytes ? codes + zeros : l->raw_bytes;
+    l->per_token += rows * cols + part->n * 8;
+    l->g->integer_rows = rows > l->g->integer_rows ? rows : l->g->integer_rows;
+    if (!l->filling)
+        return LUTRA_OK;
+    uint8_t *raw_zeros = zeros ? l->raw + codes : NULL;
+    int64_t row = 0;
+    for (int i = 0; i < n; i++) {
+        const lu_weight *v = &modules[i]->weight;
+        LU_TRY(put(l, l->raw + row * stride, LUTRA_U8, v->data, LUTRA_U8, v->n * stride, err));
+        LU_TRY(put(l, part->scales + row, LUTRA_F32, v->scales, v->scale_dtype, v->n, err));
+        if (zeros)
+            LU_TRY(put(l, raw_zeros + row, LUTRA_U8, v->zeros, LUTRA_U8, v->n, err));
+        row += v->n;
+    }
+    float table[256];
+    copy_table(w, table);
+    LU_GPU_TRY(gpu,
+               gpu->api->int8_pack(part->n, w->k, w->bits, l->raw, raw_zeros, table, part->integers,
+                                   part->sums, gpu->stream),
                "packing weights", err);
     return LUTRA_OK;
 }
@@ -216,21 +263,34 @@ static void give_pages_back(const lu_weight *w)
     lu_map_release(w->data, (size_t)w->n * lu_weight_row_bytes(w));
 }
 
+static void note_rounding(loader *l, const lu_gpu_part *part, int64_t k)
+{
+    const int64_t columns = lu_int8_padded(k, LU_INT8_COLUMNS);
+    if (part->input.format.bits && columns > l->g->round_columns)
+        l->g->round_columns = columns;
+}
+
 /* Stacks n modules of one input: neighbours of one format become one part. */
 static lutra_status load_stack(loader *l, int64_t layer, lu_module *const *modules, int n,
                                lu_gpu_linear *out, lutra_err *err)
 {
+    static lutra_status (*const load[])(loader *, lu_module *const *, int, lu_gpu_part *,
+                                        lutra_err *) = {
+        [LU_GPU_DENSE] = load_dense,
+        [LU_GPU_CODED] = load_coded,
+        [LU_GPU_INTEGERS] = load_integers,
+    };
     *out = (lu_gpu_linear){.k = modules[0]->weight.k};
     LU_TRY(lu_check_cancel(l->m->ctx, err));
     for (int first = 0, end; first < n; first = end) {
         lu_gpu_part *part = &out->parts[out->n_parts++];
-        const lu_weight *w = &modules[first]->weight;
-        *part = (lu_gpu_part){.row = out->n, .coded = is_coded(w)};
-        for (end = first; end < n && same_format(w, &modules[end]->weight); end++)
+        *part = (lu_gpu_part){
+            .row = out->n, .kind = kind_of(modules[first]), .input = modules[first]->input};
+        for (end = first; end < n && same_format(modules[first], modules[end]); end++)
             part->n += modules[end]->weight.n;
         out->n += part->n;
-        lutra_status status =
-            (part->coded ? load_coded : load_dense)(l, modules + first, end - first, part, err);
+        note_rounding(l, part, out->k);
+        lutra_status status = load[part->kind](l, modules + first, end - first, part, err);
         if (status == LUTRA_OK)
             status = load_bias(l, modules + first, end - first, part, err);
         if (status != LUTRA_OK && status != LUTRA_E_CANCELLED)
@@ -324,8 +384,10 @@ static lutra_status load_lm_head(loader *l, lutra_err *err)
         return load_stack(l, -1, &head, 1, &l->g->lm_head, err);
     const int64_t n = head->weight.n, k = head->weight.k;
     l->per_token += n * k * 2;
-    l->g->lm_head = (lu_gpu_linear){
-        .n = n, .k = k, .n_parts = 1, .parts = {{.n = n, .dense = l->g->embedding.dense}}};
+    l->g->lm_head = (lu_gpu_linear){.n = n, .k = k, .n_parts = 1};
+    l->g->lm_head.parts[0] =
+        (lu_gpu_part){.n = n, .dense = l->g->embedding.dense, .input = head->input};
+    note_rounding(l, l->g->lm_head.parts, k);
     return LUTRA_OK;
 }
 
@@ -433,13 +495,23 @@ static lutra_status fill(loader *l, lutra_err *err)
     return LUTRA_OK;
 }
 
+/* The kernels round whole rows. */
+static lutra_status check_rounding(void *arg, int64_t layer, lu_module *module, lutra_err *err)
+{
+    (void)arg;
+    if (module->input.format.bits && module->weight.n_outliers)
+        return lu_fail(err, LUTRA_E_UNSUPPORTED,
+                       "layer %" PRId64 " %s: rounded inputs beside columns that stay in fp16 run "
+                       "on the CPU only: use it (--device cpu), or leave inputs as they are "
+                       "(--act-quant none)",
+                       layer, module->site);
+    return LUTRA_OK;
+}
+
 lutra_status lu_gpu_model_load(lutra_model *m, int ordinal, lutra_err *err)
 {
     const lu_model_config *c = &m->config;
-    if (m->rounds_inputs)
-        return lu_fail(err, LUTRA_E_UNSUPPORTED,
-                       "the inputs of this model's linears are rounded to integers, which runs on "
-                       "the CPU only: use it (--device cpu)");
+    LU_TRY(lu_model_each_module(m, check_rounding, NULL, err));
     if (c->head_dim % 8 != 0 || c->head_dim > 256)
         return lu_fail(err, LUTRA_E_UNSUPPORTED,
                        "heads of %" PRId64 " are not supported on a GPU, expected a multiple of 8 "

@@ -3,7 +3,11 @@
 
    Linears that share their input are one product where they can be: q|k|v and gate|up, stacked by
    rows, when their formats agree. Where one of them is compressed in another way, or left alone,
-   they are several products that write into the columns of one output. */
+   they are several products that write into the columns of one output.
+
+   Where inputs are rounded to integers (slots.h, `input`) and a linear's weights are integers of more
+   than 4 bits with one scale a row, integers are multiplied. In all other cases rounded inputs are
+   turned back to the activation type and multiplied as that. */
 #ifndef LU_MODEL_GPU_MODEL_H
 #define LU_MODEL_GPU_MODEL_H
 
@@ -13,13 +17,23 @@
 #define LU_GPU_PAGE_TOKENS 64
 #define LU_GPU_STRIP 16 /* rows that lut_unpack does not divide */
 
-/* Rows [row, row + n) of a stack of linears: compressed, or dense in the activation type. */
+typedef enum lu_gpu_kind {
+    LU_GPU_DENSE,    /* in the activation type */
+    LU_GPU_CODED,    /* codes into a table */
+    LU_GPU_INTEGERS, /* 8-bit integers, for inputs of such */
+} lu_gpu_kind;
+
+/* Rows [row, row + n) of a stack of linears. */
 typedef struct lu_gpu_part {
     int64_t row, n;
-    bool coded;
+    lu_gpu_kind kind;
     lu_cuda_lut lut;
-    uint16_t *dense; /* [n][k] */
-    uint16_t *bias;  /* [n] or NULL */
+    uint16_t *dense;  /* [n][k] */
+    int8_t *integers; /* as lu_gpu_int8 has them, with their scales and sums: */
+    float *scales;
+    int32_t *sums;
+    uint16_t *bias;     /* [n] or NULL */
+    lu_act_quant input; /* how x is rounded first; format.bits 0: not */
 } lu_gpu_part;
 
 #define LU_GPU_MAX_PARTS 3
@@ -69,6 +83,8 @@ typedef struct lu_gpu_model {
     uint16_t *unpacked; /* room for coded weights made dense, for products of many tokens */
     int64_t unpacked_room; /* values */
     lu_gpu_pool pool;
+    int64_t round_columns; /* most columns of rounded inputs, padded; 0: none are */
+    int64_t integer_rows;  /* most rows of a part of integers, padded as its sums are; 0: none */
     int64_t generation; /* grows when memory that recorded passes know moves: they are then void */
 } lu_gpu_model;
 
@@ -91,8 +107,18 @@ lutra_status lu_gpu_pool_grow(const lutra_model *m, lutra_err *err);
 int64_t lu_gpu_page_bytes(const lutra_model *m); /* of all layers */
 void lu_gpu_pool_close(lu_gpu_model *g);
 
+/* Where the rounded inputs of one product lie, on the GPU; unused where a model rounds none. */
+typedef struct lu_gpu_rounded {
+    uint16_t *x;   /* [rows][columns] of the act type, or codes of one byte, padded */
+    float *scale;  /* [rows] */
+    int32_t *zero; /* [rows] */
+    int32_t *sums; /* [sum_rows][integer_rows] */
+    int64_t sum_rows;
+} lu_gpu_rounded;
+
 /* gpu_product.c: y = x W^T + b of all parts. x: act rows of linear->k; y: act rows of linear->n. */
-lutra_status lu_gpu_product(const lu_gpu_model *g, const lu_gpu_linear *l, const uint16_t *x,
-                            int64_t rows, uint16_t *y, lutra_err *err);
+lutra_status lu_gpu_product(const lu_gpu_model *g, const lu_gpu_rounded *room,
+                            const lu_gpu_linear *l, const uint16_t *x, int64_t rows, uint16_t *y,
+                            lutra_err *err);
 
 #endif

@@ -2,7 +2,7 @@
 #include "model/gpu_model.h"
 
 typedef struct {
-    const uint16_t *x;
+    const uint16_t *x; /* rounded where the part asks for it */
     int64_t rows;
     uint16_t *y;
 } operands;
@@ -59,14 +59,85 @@ static lutra_status multiply_coded(const lu_gpu_model *g, const lu_gpu_linear *l
     return LUTRA_OK;
 }
 
-lutra_status lu_gpu_product(const lu_gpu_model *g, const lu_gpu_linear *l, const uint16_t *x,
-                            int64_t rows, uint16_t *y, lutra_err *err)
+static lutra_status multiply_integers(const lu_gpu_model *g, const lu_gpu_rounded *room,
+                                      const lu_gpu_linear *l, const operands *o,
+                                      const lu_gpu_part *p, lutra_err *err)
 {
-    const operands o = {x, rows, y};
+    lu_gpu *gpu = g->gpu;
+    const lu_gpu_int8 call = {.m = o->rows,
+                              .n = p->n,
+                              .k = l->k,
+                              .x = (const int8_t *)o->x,
+                              .x_scale = room->scale,
+                              .x_zero = p->input.format.zero_point ? room->zero : NULL,
+                              .w = p->integers,
+                              .w_scale = p->scales,
+                              .w_sum = p->sums,
+                              .bias = p->bias,
+                              .y = o->y + p->row,
+                              .ldy = l->n,
+                              .bf16 = g->bf16,
+                              .sums = room->sums,
+                              .sum_rows = room->sum_rows};
+    LU_GPU_TRY(gpu, gpu->api->int8(gpu, &call), "a product of integers", err);
+    return LUTRA_OK;
+}
+
+/* x rounded as the part wants it, to room: codes for integers, values for the rest. */
+static lutra_status round_rows(const lu_gpu_model *g, const lu_gpu_rounded *room,
+                               const lu_gpu_linear *l, const lu_gpu_part *p, const uint16_t *x,
+                               int64_t rows, lutra_err *err)
+{
+    lu_gpu *gpu = g->gpu;
+    const lu_act_quant *q = &p->input;
+    const lu_cuda_act_args a = {
+        .n = rows,
+        .k = l->k,
+        .x = x,
+        .ldx = l->k,
+        .bf16 = g->bf16,
+        .rule = {.bits = q->format.bits,
+                 .asymmetric = q->format.zero_point,
+                 .group = q->format.scope == LU_ACT_GROUP ? q->format.group_size : l->k,
+                 .fixed = q->format.scope == LU_ACT_TENSOR,
+                 .scale = q->scale,
+                 .zero = q->zero},
+        .stream = gpu->stream};
+    LU_GPU_TRY(gpu,
+               p->kind == LU_GPU_INTEGERS
+                   ? gpu->api->act_codes(&a, (int8_t *)room->x, room->scale, room->zero)
+                   : gpu->api->act_fake(&a, room->x),
+               "rounding inputs", err);
+    return LUTRA_OK;
+}
+
+/* Whether what a's input was rounded to serves b. */
+static bool rounds_alike(const lu_gpu_part *a, const lu_gpu_part *b)
+{
+    return (a->kind == LU_GPU_INTEGERS) == (b->kind == LU_GPU_INTEGERS) &&
+           lu_act_same(&a->input, &b->input);
+}
+
+lutra_status lu_gpu_product(const lu_gpu_model *g, const lu_gpu_rounded *room,
+                            const lu_gpu_linear *l, const uint16_t *x, int64_t rows, uint16_t *y,
+                            lutra_err *err)
+{
+    const lu_gpu_part *rounded = NULL; /* whose input lies in room */
     for (int i = 0; i < l->n_parts; i++) {
         const lu_gpu_part *p = &l->parts[i];
-        LU_TRY(p->coded ? multiply_coded(g, l, &o, p, err)
-                        : multiply_dense(g, l, &o, p->dense, p->row, p->n, p->bias, err));
+        const bool rounds = p->input.format.bits != 0;
+        if (rounds && !(rounded && rounds_alike(rounded, p))) {
+            LU_TRY(round_rows(g, room, l, p, x, rows, err));
+            rounded = p;
+        }
+        const operands o = {rounds ? room->x : x, rows, y};
+        switch (p->kind) {
+        case LU_GPU_DENSE:
+            LU_TRY(multiply_dense(g, l, &o, p->dense, p->row, p->n, p->bias, err));
+            break;
+        case LU_GPU_CODED: LU_TRY(multiply_coded(g, l, &o, p, err)); break;
+        case LU_GPU_INTEGERS: LU_TRY(multiply_integers(g, room, l, &o, p, err)); break;
+        }
     }
     return LUTRA_OK;
 }

@@ -70,6 +70,7 @@ struct lu_gpu_forward {
     uint16_t *logits;
     float *float_logits, *nll;
     int32_t *targets;
+    lu_gpu_rounded rounded;
 
     uint8_t *scratch; /* of attention; grows */
     size_t scratch_bytes;

@@ -21,7 +21,7 @@ lutra_status lu_gpu_upload_open(lu_gpu *gpu, lu_pool *pool, lu_gpu_upload *u, lu
 void lu_gpu_upload_close(lu_gpu_upload *u);
 
 /* count elements of type `from` at any byte of host memory become elements of type `as` on the GPU.
-   Types: equal (any), or floats to F16 or BF16. E_UNSUPPORTED for a finite number beyond fp16. Only
+   Types: equal (any), or floats to F32, F16 or BF16. E_UNSUPPORTED for a finite number beyond fp16. Only
    queued when it returns, but `data` has been read. */
 lutra_status lu_gpu_upload_put(lu_gpu_upload *u, void *to, lutra_dtype as, const void *data,
                                lutra_dtype from, int64_t count, lutra_err *err);

@@ -121,12 +121,12 @@ static lutra_status attention_branch(lu_gpu_forward *f, const lu_gpu_pass *p, in
     LU_TRY(show(p, &modules[LU_SLOT_Q], f->in, p->rows.n, err));
     if (to == LU_STAGE_QKV)
         return LUTRA_OK;
-    LU_TRY(lu_gpu_product(f->g, &l->qkv, f->in, p->rows.n, f->qkv, err));
+    LU_TRY(lu_gpu_product(f->g, &f->rounded, &l->qkv, f->in, p->rows.n, f->qkv, err));
     LU_TRY(attend(f, p, layer, l->qkv.n, err));
     LU_TRY(show(p, &modules[LU_SLOT_O], f->attended, p->rows.n, err));
     if (to == LU_STAGE_O)
         return LUTRA_OK;
-    return lu_gpu_product(f->g, &l->o, f->attended, p->rows.n, f->branch, err);
+    return lu_gpu_product(f->g, &f->rounded, &l->o, f->attended, p->rows.n, f->branch, err);
 }
 
 /* Rows [first, first + rows) of the buffers, through one expert, up to stage `to`. */
@@ -142,7 +142,7 @@ static lutra_status feed_forward(lu_gpu_forward *f, const lu_gpu_pass *p, int64_
     LU_TRY(show(p, &modules[LU_GATE], in, rows, err));
     if (to == LU_STAGE_MLP)
         return LUTRA_OK;
-    LU_TRY(lu_gpu_product(f->g, &e->gate_up, in, rows, gate_up, err));
+    LU_TRY(lu_gpu_product(f->g, &f->rounded, &e->gate_up, in, rows, gate_up, err));
     LU_GPU_TRY(f->gpu,
                f->gpu->api->act_mul(rows, cols, gate_up, c->activation == LU_ACT_GELU_TANH,
                                     f->g->bf16, mid, f->gpu->stream),
@@ -150,7 +150,7 @@ static lutra_status feed_forward(lu_gpu_forward *f, const lu_gpu_pass *p, int64_
     LU_TRY(show(p, &modules[LU_DOWN], mid, rows, err));
     if (to == LU_STAGE_DOWN)
         return LUTRA_OK;
-    return lu_gpu_product(f->g, &e->down, mid, rows, out, err);
+    return lu_gpu_product(f->g, &f->rounded, &e->down, mid, rows, out, err);
 }
 
 static lutra_status expert_branch(lu_gpu_forward *f, const lu_gpu_pass *p, int64_t layer,
@@ -161,7 +161,7 @@ static lutra_status expert_branch(lu_gpu_forward *f, const lu_gpu_pass *p, int64
     const lu_gpu_api *api = f->gpu->api;
     const int64_t cols = c->hidden_size, n = p->rows.n;
     LU_TRY(show(p, &f->model->layers[layer].router, f->in, n, err));
-    LU_TRY(lu_gpu_product(f->g, &l->router, f->in, n, f->router, err));
+    LU_TRY(lu_gpu_product(f->g, &f->rounded, &l->router, f->in, n, f->router, err));
     LU_GPU_TRY(f->gpu,
                api->moe_route(n, c->n_experts, c->n_active, f->router, f->g->bf16, f->source,
                               f->place, f->share, f->first, f->gpu->stream),
@@ -250,5 +250,5 @@ lutra_status lu_gpu_walk(lu_gpu_forward *f, const lu_gpu_pass *p, lutra_err *err
 lutra_status lu_gpu_head(lu_gpu_forward *f, int64_t row, int64_t n, lutra_err *err)
 {
     LU_TRY(seam(f, row, n, (joint){.in_norm = f->g->final_norm}, err));
-    return lu_gpu_product(f->g, &f->g->lm_head, f->in, n, f->logits, err);
+    return lu_gpu_product(f->g, &f->rounded, &f->g->lm_head, f->in, n, f->logits, err);
 }

@@ -236,6 +236,7 @@ const lu_gpu_api *gpu_emulated(void)
         .graph_close = graph_close,
         .dense = gpu_emulated_dense,
         .gemm = gpu_emulated_gemm,
+        .int8 = gpu_emulated_int8,
         LU_GPU_KERNELS(KERNEL).error_text = error_text,
     };
 #undef KERNEL

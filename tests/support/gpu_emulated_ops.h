@@ -10,6 +10,7 @@ int gpu_emulated_queue(gpu_emulated_runner run, const void *args, size_t bytes);
 
 int gpu_emulated_dense(lu_gpu *g, const lu_gpu_dense *a);
 int gpu_emulated_gemm(lu_gpu *g, const lu_gpu_gemm *a);
+int gpu_emulated_int8(lu_gpu *g, const lu_gpu_int8 *a);
 
 #define GPU_EMULATED_DECLARE(name, result, args) result emulated_##name args;
 LU_GPU_KERNELS(GPU_EMULATED_DECLARE)

@@ -74,7 +74,7 @@ typedef struct cc_op {
     void (*check)(cc *t);
 } cc_op;
 extern const cc_op cc_lut_ops[], cc_row_ops[], cc_attend_ops[], cc_sample_ops[],
-    cc_chain_ops[], cc_encode_ops[]; /* end with a NULL name */
+    cc_chain_ops[], cc_encode_ops[], cc_int8_ops[]; /* end with a NULL name */
 
 /* Times every operation and prints a table of figures. */
 int cc_time_ops(const char *only);

@@ -71,8 +71,8 @@ static int count_gpus(void)
 
 int main(int argc, char **argv)
 {
-    const cc_op *const lists[] = {cc_lut_ops,    cc_row_ops,   cc_attend_ops,
-                                  cc_sample_ops, cc_chain_ops, cc_encode_ops};
+    const cc_op *const lists[] = {cc_lut_ops,   cc_row_ops,    cc_attend_ops, cc_sample_ops,
+                                  cc_chain_ops, cc_encode_ops, cc_int8_ops};
     const int n_lists = sizeof lists / sizeof *lists;
     const bool check = argc < 2 || strcmp(argv[1], "time") != 0,
                times = argc < 2 || strcmp(argv[1], "check") != 0;

@@ -2,7 +2,8 @@
    are column-major, so the first is written as y^T = W x^T: W is read transposed (rows of k are its
    columns), x^T and y^T are the row-major x and y as they lie; the second as c^T = op(b)^T op(a)^T.
    The library's first proposal for a shape is kept in a small cache. Float32 is multiplied as such:
-   its proposals for CUBLAS_COMPUTE_32F leave out those that round to TF32.
+   its proposals for CUBLAS_COMPUTE_32F leave out those that round to TF32. Integers of 8 bits come in
+   the first form, the one way in which it takes them.
    One workspace serves all products: they run one after the other on the GPU's stream. */
 #include "kern/cuda/dense_lt.h"
 
@@ -30,10 +31,16 @@
     X(cublasLtMatmulPreferenceSetAttribute) \
     X(cublasLtMatmulAlgoGetHeuristic)
 
-/* One of the two, the other all zero. Pointers are alignments; bias is not NULL or NULL. */
+/* Integer sums [m][n] of padded codes: all there is to know, as every row lies on 16 bytes. */
+typedef struct {
+    int64_t m, n, k;
+} sums;
+
+/* One of the three, the others all zero. Pointers are alignments; bias is not NULL or NULL. */
 typedef struct {
     lu_gpu_dense dense;
     lu_gpu_gemm gemm;
+    sums sums;
 } shape;
 
 typedef struct {
@@ -165,6 +172,18 @@ static bool describe_gemm(lu_dense_lt *lt, const lu_gpu_gemm *a, plan *p)
            lt->cublasLtMatrixLayoutCreate(&p->y, CUDA_R_32F, n, m, a->ldc) == 0;
 }
 
+static bool describe_sums(lu_dense_lt *lt, const sums *a, plan *p)
+{
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    const uint64_t m = (uint64_t)a->m, n = (uint64_t)a->n, k = (uint64_t)a->k;
+    return lt->cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32I, CUDA_R_32I) == 0 &&
+           lt->cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                              sizeof transposed) == 0 &&
+           lt->cublasLtMatrixLayoutCreate(&p->w, CUDA_R_8I, k, n, a->k) == 0 &&
+           lt->cublasLtMatrixLayoutCreate(&p->x, CUDA_R_8I, k, m, a->k) == 0 &&
+           lt->cublasLtMatrixLayoutCreate(&p->y, CUDA_R_32I, n, m, a->n) == 0;
+}
+
 /* w, x, y: addresses of the operands and the result, or of what is aligned like them. */
 static bool choose(lu_dense_lt *lt, uint32_t w, uint32_t x, uint32_t y, plan *p)
 {
@@ -238,10 +257,18 @@ static shape shape_of_gemm(const lu_gpu_gemm *a)
     return s;
 }
 
-/* d or g: the product; the other is NULL. */
-static plan *find_plan(lu_dense_lt *lt, const lu_gpu_dense *d, const lu_gpu_gemm *g)
+static shape shape_of_sums(const sums *a)
 {
-    const shape key = d ? shape_of(d) : shape_of_gemm(g);
+    shape s;
+    memset(&s, 0, sizeof s);
+    s.sums = *a;
+    return s;
+}
+
+/* d, g or i8: the product; the others are NULL. */
+static plan *find_plan(lu_dense_lt *lt, const lu_gpu_dense *d, const lu_gpu_gemm *g, const sums *i8)
+{
+    const shape key = d ? shape_of(d) : g ? shape_of_gemm(g) : shape_of_sums(i8);
     for (int i = 0; i < lt->n_plans; i++)
         if (memcmp(&lt->plans[i].key, &key, sizeof key) == 0)
             return &lt->plans[i];
@@ -249,8 +276,9 @@ static plan *find_plan(lu_dense_lt *lt, const lu_gpu_dense *d, const lu_gpu_gemm
     free_plan(lt, p);
     const bool good =
         d ? describe(lt, d, p) && choose(lt, alignment(d->w), alignment(d->x), alignment(d->y), p)
-          : describe_gemm(lt, g, p) &&
-                choose(lt, alignment(g->b), alignment(g->a), alignment(g->c), p);
+        : g ? describe_gemm(lt, g, p) &&
+                  choose(lt, alignment(g->b), alignment(g->a), alignment(g->c), p)
+            : describe_sums(lt, i8, p) && choose(lt, 16, 16, 16, p);
     if (!good) {
         free_plan(lt, p);
         return NULL;
@@ -265,7 +293,7 @@ static plan *find_plan(lu_dense_lt *lt, const lu_gpu_dense *d, const lu_gpu_gemm
 int lu_dense_lt_run(lu_dense_lt *lt, const lu_gpu_dense *a, void *stream)
 {
     const float one = 1.0f, none = 0.0f;
-    const plan *p = find_plan(lt, a, NULL);
+    const plan *p = find_plan(lt, a, NULL, NULL);
     if (!p)
         return LU_DENSE_LT_FAILED;
     if (a->bias && lt->cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
@@ -279,11 +307,25 @@ int lu_dense_lt_run(lu_dense_lt *lt, const lu_gpu_dense *a, void *stream)
 
 int lu_dense_lt_gemm(lu_dense_lt *lt, const lu_gpu_gemm *a, void *stream)
 {
-    const plan *p = find_plan(lt, NULL, a);
+    const plan *p = find_plan(lt, NULL, a, NULL);
     if (!p)
         return LU_DENSE_LT_FAILED;
     const cublasStatus_t s = lt->cublasLtMatmul(
         lt->handle, p->desc, &a->alpha, a->b, p->w, a->a, p->x, &a->beta, a->c, p->y, a->c, p->y,
         &p->algo, lt->workspace, WORKSPACE_BYTES, (cudaStream_t)stream);
+    return s == CUBLAS_STATUS_SUCCESS ? 0 : LU_DENSE_LT_FAILED;
+}
+
+int lu_dense_lt_sums(lu_dense_lt *lt, const lu_gpu_int8 *a, int64_t row, int64_t rows, void *stream)
+{
+    static const int32_t one = 1, none = 0;
+    const sums shape = {rows, lu_int8_padded(a->n, LU_INT8_ROWS),
+                        lu_int8_padded(a->k, LU_INT8_COLUMNS)};
+    const plan *p = find_plan(lt, NULL, NULL, &shape);
+    if (!p)
+        return LU_DENSE_LT_FAILED;
+    const cublasStatus_t s = lt->cublasLtMatmul(
+        lt->handle, p->desc, &one, a->w, p->w, a->x + row * shape.k, p->x, &none, a->sums, p->y,
+        a->sums, p->y, &p->algo, lt->workspace, WORKSPACE_BYTES, (cudaStream_t)stream);
     return s == CUBLAS_STATUS_SUCCESS ? 0 : LU_DENSE_LT_FAILED;
 }

@@ -15,5 +15,7 @@ void lu_dense_lt_close(lu_dense_lt *lt);
 /* stream: a cudaStream_t. 0, or LU_DENSE_LT_FAILED: nothing was queued. May be captured. */
 int lu_dense_lt_run(lu_dense_lt *lt, const lu_gpu_dense *a, void *stream);
 int lu_dense_lt_gemm(lu_dense_lt *lt, const lu_gpu_gemm *a, void *stream); /* not captured */
+/* The integer sums of rows [row, row + rows) of x, at most a->sum_rows, to a->sums from its start. */
+int lu_dense_lt_sums(lu_dense_lt *lt, const lu_gpu_int8 *a, int64_t row, int64_t rows, void *stream);
 
 #endif

@@ -12,6 +12,7 @@
 
 /* A few milliseconds of sixteen cores, and of copying as much as such work reads. */
 #define WORTH ((int64_t)1 << 31)
+#define INT8_FEW_ROWS 32 /* rows up to which integer products take our own kernel */
 
 typedef struct {
     cudaStream_t stream;
@@ -266,6 +267,24 @@ static int gemm(lu_gpu *g, const lu_gpu_gemm *a)
     return lu_cuda_gemm_plain(a, own(g)->stream);
 }
 
+/* Few rows by our kernel, which reads the weights once and scales at its end; more by cuBLASLt, whose
+   int32 sums are scaled while they are still in L2, where the library is there. */
+static int int8(lu_gpu *g, const lu_gpu_int8 *a)
+{
+    lu_dense_lt *lt = a->m > INT8_FEW_ROWS && a->sum_rows > 0 ? lt_of(g) : NULL;
+    for (int64_t row = 0, rows; lt && row < a->m; row += rows) {
+        rows = a->m - row < a->sum_rows ? a->m - row : a->sum_rows;
+        int e = lu_dense_lt_sums(lt, a, row, rows, g->stream);
+        if (e == LU_DENSE_LT_FAILED)
+            return lu_cuda_int8_rows(a, g->stream);
+        if (!e)
+            e = lu_cuda_int8_scale(a, row, rows, g->stream);
+        if (e || row + rows == a->m)
+            return e;
+    }
+    return lu_cuda_int8_rows(a, g->stream);
+}
+
 static const char *error_text(int error, bool *nomem, bool *unsupported)
 {
     *nomem = error == (int)cudaErrorMemoryAllocation;
@@ -307,6 +326,7 @@ const lu_gpu_api *lu_gpu_builtin(void)
         .graph_close = graph_close,
         .dense = dense,
         .gemm = gemm,
+        .int8 = int8,
         LU_GPU_KERNELS(KERNEL).error_text = error_text,
     };
 #undef KERNEL
