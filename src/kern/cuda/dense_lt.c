@@ -319,13 +319,13 @@ int lu_dense_lt_gemm(lu_dense_lt *lt, const lu_gpu_gemm *a, void *stream)
 int lu_dense_lt_sums(lu_dense_lt *lt, const lu_gpu_int8 *a, int64_t row, int64_t rows, void *stream)
 {
     static const int32_t one = 1, none = 0;
-    const sums shape = {rows, lu_int8_padded(a->n, LU_INT8_ROWS),
-                        lu_int8_padded(a->k, LU_INT8_COLUMNS)};
-    const plan *p = find_plan(lt, NULL, NULL, &shape);
+    const sums size = {rows, lu_int8_padded(a->n, LU_INT8_ROWS),
+                       lu_int8_padded(a->k, LU_INT8_COLUMNS)};
+    const plan *p = find_plan(lt, NULL, NULL, &size);
     if (!p)
         return LU_DENSE_LT_FAILED;
     const cublasStatus_t s = lt->cublasLtMatmul(
-        lt->handle, p->desc, &one, a->w, p->w, a->x + row * shape.k, p->x, &none, a->sums, p->y,
+        lt->handle, p->desc, &one, a->w, p->w, a->x + row * size.k, p->x, &none, a->sums, p->y,
         a->sums, p->y, &p->algo, lt->workspace, WORKSPACE_BYTES, (cudaStream_t)stream);
     return s == CUBLAS_STATUS_SUCCESS ? 0 : LU_DENSE_LT_FAILED;
 }
