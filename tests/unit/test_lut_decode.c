@@ -124,7 +124,7 @@ static void check_way(int way, int bits, int bf16, const uint16_t *table)
     const int slot = bits > 4 ? 8 : bits;
     lu_cuda_decoder d;
     assert_true(lut_prepare(way, bits, bf16, table, &d));
-    for (int turn = 0; turn < 2000; turn++) {
+    for (int turn = 0; turn < 400; turn++) {
         lane_part p;
         for (int r = 0; r < 2; r++)
             for (int c = 0; c < 32; c++)
@@ -155,7 +155,7 @@ static void registers_give_any_table(void **state)
     (void)state;
     for (int bits = 2; bits <= 4; bits++)
         for (int turn = 0; turn < 8; turn++) {
-            uint16_t table[16];
+            uint16_t table[16] = {0};
             for (int q = 0; q < 1 << bits; q++)
                 table[q] = (uint16_t)random_bits();
             check_way(LU_CUDA_MIXED, bits, turn & 1, table);
@@ -170,8 +170,8 @@ static void arithmetic_gives_integers(void **state)
     for (int bits = 2; bits <= 8; bits++)
         for (int kind = 0; kind < 4; kind++) {
             char name[8] = "int0";
-            float values[256];
-            uint16_t table[256];
+            float values[256] = {0};
+            uint16_t table[256] = {0};
             lu_cuda_decoder d;
             name[3] = (char)('0' + bits);
             lu_codebook_table(lu_codebook_find(name), kind & 1, values);
@@ -195,8 +195,8 @@ static void arithmetic_takes_steps_that_are_exact(void **state)
                          ldexp((double)(random_bits() >> 29) - 3, (int)(random_bits() >> 28) - 10),
                      base =
                          ldexp((double)(random_bits() >> 28) - 7, (int)(random_bits() >> 28) - 10);
-        float values[32];
-        uint16_t table[32];
+        float values[32] = {0};
+        uint16_t table[32] = {0};
         lu_cuda_decoder d;
         for (int q = 0; q < 1 << bits; q++)
             values[q] = (float)(base + step * q);
@@ -219,8 +219,8 @@ static void arithmetic_refuses_other_tables(void **state)
     lu_cuda_decoder d;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const lu_codebook *c = lu_codebook_find(names[i]);
-        float values[16];
-        uint16_t table[16];
+        float values[16] = {0};
+        uint16_t table[16] = {0};
         lu_codebook_table(c, false, values);
         for (int bf16 = 0; bf16 < 2; bf16++) {
             to_act(values, 1 << c->bits, bf16, table);
@@ -228,8 +228,8 @@ static void arithmetic_refuses_other_tables(void **state)
         }
     }
     for (int q = 0; q < 16; q++) { /* a bit away from integers */
-        float values[16];
-        uint16_t table[16];
+        float values[16] = {0};
+        uint16_t table[16] = {0};
         lu_codebook_table(lu_codebook_find("int4"), false, values);
         to_act(values, 16, 0, table);
         assert_true(lut_prepare(LU_CUDA_ARITHMETIC, 4, 0, table, &d));
