@@ -27,14 +27,11 @@ typedef struct {
 } graph;
 
 static graph *recording;
+static graph queued;      /* of a late GPU */
+static size_t queue_done; /* calls of it that were run */
 
-int gpu_emulated_queue(gpu_emulated_runner run, const void *args, size_t bytes)
+static void keep(graph *g, gpu_emulated_runner run, const void *args, size_t bytes)
 {
-    if (gpu_emulated_now.fail_at && --gpu_emulated_now.fail_at == 0)
-        return E_PLANTED;
-    if (!recording)
-        return run(args);
-    graph *g = recording;
     if (g->n == g->room) {
         g->room = g->room * 2 + 64;
         g->calls = realloc(g->calls, g->room * sizeof *g->calls);
@@ -43,6 +40,39 @@ int gpu_emulated_queue(gpu_emulated_runner run, const void *args, size_t bytes)
     c->run = run;
     c->args = malloc(bytes);
     memcpy(c->args, args, bytes);
+}
+
+/* Runs what is queued, up to the n-th call since the start. */
+static int catch_up(size_t n)
+{
+    int e = 0;
+    for (; queue_done < n && queue_done < queued.n; queue_done++) {
+        call *c = &queued.calls[queue_done];
+        e = e ? e : c->run(c->args);
+        free(c->args);
+    }
+    return e;
+}
+
+static int catch_up_all(void)
+{
+    const int e = catch_up(queued.n);
+    free(queued.calls);
+    queued = (graph){NULL, 0, 0};
+    queue_done = 0;
+    return e;
+}
+
+int gpu_emulated_queue(gpu_emulated_runner run, const void *args, size_t bytes)
+{
+    if (gpu_emulated_now.fail_at && --gpu_emulated_now.fail_at == 0)
+        return E_PLANTED;
+    if (recording)
+        keep(recording, run, args, bytes);
+    else if (gpu_emulated_now.late)
+        keep(&queued, run, args, bytes);
+    else
+        return run(args);
     return 0;
 }
 
@@ -66,6 +96,7 @@ static int launch(lu_gpu *g, void *p)
 {
     const graph *recorded = p;
     (void)g;
+    catch_up_all();
     gpu_emulated_now.launches++;
     for (size_t i = 0; i < recorded->n; i++) {
         const int e = recorded->calls[i].run(recorded->calls[i].args);
@@ -114,7 +145,12 @@ static lutra_status open_gpu(lu_gpu *g, lutra_err *err)
     return LUTRA_OK;
 }
 
-static void close_gpu(lu_gpu *g) { (void)g; }
+static void close_gpu(lu_gpu *g)
+{
+    (void)g;
+    catch_up_all();
+}
+
 static int use(lu_gpu *g) { return g->api != gpu_emulated(); }
 
 static int free_memory(lu_gpu *g, size_t *bytes)
@@ -145,6 +181,7 @@ static void give(lu_gpu *g, void *p)
     (void)g;
     if (!p)
         return;
+    catch_up_all();
     memcpy(&bytes, (uint8_t *)p - HEADER, sizeof bytes);
     gpu_emulated_now.taken -= bytes;
     free((uint8_t *)p - HEADER);
@@ -160,6 +197,7 @@ static int take_host(lu_gpu *g, size_t bytes, void **out)
 static void give_host(lu_gpu *g, void *p)
 {
     (void)g;
+    catch_up_all();
     free(p);
 }
 
@@ -169,13 +207,38 @@ static int move(lu_gpu *g, void *to, const void *from, size_t bytes)
     (void)g;
     if (recording)
         return E_PLANTED;
+    catch_up_all();
     memcpy(to, from, bytes);
+    return 0;
+}
+
+typedef struct {
+    void *to;
+    const void *from;
+    size_t bytes;
+} transfer;
+
+static int run_transfer(const void *args)
+{
+    const transfer *t = args;
+    memcpy(t->to, t->from, t->bytes);
+    return 0;
+}
+
+/* Only queued. */
+static int move_later(lu_gpu *g, void *to, const void *from, size_t bytes)
+{
+    const transfer t = {to, from, bytes};
+    if (!gpu_emulated_now.late)
+        return move(g, to, from, bytes);
+    keep(&queued, run_transfer, &t, sizeof t);
     return 0;
 }
 
 static int zero(lu_gpu *g, void *to, size_t bytes)
 {
     (void)g;
+    catch_up_all();
     memset(to, 0, bytes);
     return 0;
 }
@@ -183,7 +246,7 @@ static int zero(lu_gpu *g, void *to, size_t bytes)
 static int mark_open(lu_gpu *g, void **mark)
 {
     (void)g;
-    *mark = malloc(1);
+    *mark = calloc(1, sizeof(size_t)); /* how much of the queue is ahead */
     return *mark ? 0 : E_NOMEM;
 }
 
@@ -193,8 +256,26 @@ static void mark_close(lu_gpu *g, void *mark)
     free(mark);
 }
 
-static int mark(lu_gpu *g, void *m) { return g && m ? 0 : E_PLANTED; }
-static int sync(lu_gpu *g) { return g ? 0 : E_PLANTED; }
+static int mark(lu_gpu *g, void *m)
+{
+    (void)g;
+    memcpy(m, &queued.n, sizeof queued.n);
+    return 0;
+}
+
+static int wait_mark(lu_gpu *g, void *m)
+{
+    size_t n;
+    (void)g;
+    memcpy(&n, m, sizeof n);
+    return catch_up(n);
+}
+
+static int sync(lu_gpu *g)
+{
+    (void)g;
+    return catch_up_all();
+}
 
 static const char *error_text(int error, bool *nomem, bool *unsupported)
 {
@@ -221,14 +302,14 @@ const lu_gpu_api *gpu_emulated(void)
         .give_host = give_host,
         .upload = move,
         .download = move,
-        .send = move,
-        .fetch = move,
+        .send = move_later,
+        .fetch = move_later,
         .copy = move,
         .zero = zero,
         .mark_open = mark_open,
         .mark_close = mark_close,
         .mark = mark,
-        .wait = mark,
+        .wait = wait_mark,
         .sync = sync,
         .capture_begin = capture_begin,
         .capture_end = capture_end,
