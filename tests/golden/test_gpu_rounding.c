@@ -125,6 +125,7 @@ static const char *compress(lutra_ctx *ctx, const char *folder, const char *name
  */
 
 enum { ROWS = 37 };
+static double worst[2]; /* relative error of a linear: fp16, bf16 */
 
 /* The CPU's y [ROWS][n] of rows x of act values. */
 static float *cpu_rows(const lutra_model *m, const lu_module *module, const uint16_t *x, int bf16)
@@ -202,6 +203,7 @@ static void check_stack(const lutra_model *gpu, const lu_gpu_linear *l, const lu
             }
         }
         const double e = relative(got, want, ROWS * cols);
+        worst[g->bf16] = e > worst[g->bf16] ? e : worst[g->bf16];
         if (!(e <= (g->bf16 ? 6e-3 : 8e-4)))
             fail_msg("%s: relative error %g", module->site, e);
         free(want), free(got);
@@ -262,6 +264,7 @@ static void linears_give_the_cpus_numbers(void **state)
             check_stacks(ctx, out, cases[k].option, LUTRA_F16);
             check_stacks(ctx, out, cases[k].option, LUTRA_BF16);
         }
+    print_message("linears: relative error up to %.1e (fp16), %.1e (bf16)\n", worst[0], worst[1]);
     lutra_close(ctx);
     syn_delete(folder);
 }
@@ -270,9 +273,10 @@ static void linears_give_the_cpus_numbers(void **state)
  * --------------------------------------------------------------------------------- */
 
 /* How far the GPU is from the CPU with the same rounding, and from the CPU without. The types of
-   activations differ, so a value near a code's edge may take the next code: a step. */
-static void compare(lutra_ctx *ctx, const char *folder, const char *act, const char *what,
-                    double share)
+   activations differ, so values near a code's edge take the next code, and after some layers the
+   two roundings are as good as independent: their distance is at most sqrt(2) times what each
+   loses. What each linear makes of the same input is held to the bit above. */
+static void compare(lutra_ctx *ctx, const char *folder, const char *act, const char *what)
 {
     static float cpu[N * VOCAB], plain[N * VOCAB], gpu[N * VOCAB], bf16[N * VOCAB];
     logits_of(ctx, folder, LUTRA_F32, NULL, act, cpu);
@@ -285,7 +289,7 @@ static void compare(lutra_ctx *ctx, const char *folder, const char *act, const c
                  coarse = relative(bf16, cpu, (int64_t)N * VOCAB);
     print_message("%-36s rounding %.2e, fp16 %.2e from it and %.2e from none, bf16 %.2e\n", what,
                   loss, e, far, coarse);
-    if (!(e <= share * loss && far > e && coarse <= 3e-2 + loss))
+    if (!(e <= 1.5 * loss && far > loss / 2 && coarse <= 3e-2 + 1.5 * loss))
         fail_msg("%s: rounding loses %g, the GPU is %g (bf16: %g) from it", what, loss, e, coarse);
 }
 
@@ -321,10 +325,10 @@ static void models_say_what_the_cpu_says(void **state)
             lutra_model_close(m);
             snprintf(what, sizeof what, "%s %s %s", names[i], cases[k].format,
                      cases[k].option ? cases[k].option : cases[k].act);
-            compare(ctx, out, cases[k].option, what, 1);
+            compare(ctx, out, cases[k].option, what);
         }
     snprintf(what, sizeof what, "tests/fixtures/tiny/llama-h16"); /* dense weights */
-    compare(ctx, what, "int6:token", "dense, int6:token", 1);
+    compare(ctx, what, "int6:token", "dense, int6:token");
     lutra_close(ctx);
     syn_delete(folder);
 }
