@@ -4,7 +4,7 @@
 #include "algo/pass.h"
 #include "base/mem.h"
 
-#define ROWS 512 /* of d at a time */
+#define ROWS LU_LINEAR_LOSS_ROWS
 
 typedef struct {
     const float *w, *approx;

@@ -144,6 +144,15 @@ typedef struct lu_block lu_block;
 /* Changes the input rows x [rows][k] of a site, before its products: x -> quantized x. */
 typedef void (*lu_edit)(void *arg, const lu_site *site, float *x, int64_t rows);
 
+/* Linears whose weights are to be judged as rounded(w s) / s, in several scales s. */
+typedef struct lu_scaled {
+    lu_site_linear **linears;
+    float *const *w;      /* [n] the weights of each, which do not change meanwhile */
+    int n;
+    lu_part part;         /* whose loss is asked for, with the other weights as they are now, or: */
+    const lu_site *alone; /* the loss of linears[0] by the Hessian of its site (lu_linear_loss) */
+} lu_scaled;
+
 struct lu_block {
     lutra_ctx *ctx;
     lu_la *la;
@@ -162,6 +171,12 @@ struct lu_block {
        NULL. record must have been called for the part. */
     lutra_status (*loss)(lu_block *b, lu_part part, lu_edit edit, void *arg, double *out,
                          lutra_err *err);
+    /* Rounds where it walks, which may be far from w. open sets *possible to false if it cannot; each
+       loss is then what the caller would get by itself, within the roundings of sums. NULL: there is
+       no such place. The part has been recorded. close follows an open that was possible. */
+    lutra_status (*scaled_open)(lu_block *b, const lu_scaled *s, bool *possible, lutra_err *err);
+    lutra_status (*scaled_loss)(lu_block *b, const float *scale, double *out, lutra_err *err);
+    void (*scaled_close)(lu_block *b);
     void *runner; /* calib's */
 };
 
@@ -245,7 +260,9 @@ lutra_status lu_linear_fake_round(lu_block *b, const lu_site_linear *l, const fl
                                   lutra_err *err);
 
 /* linear_loss.c. Mean over the site's rows of |x (w - approx)^T|^2, summed over outputs: from the
-   Hessian if there is one, else from the kept rows; E_INTERNAL with neither. approx: [n][k]. */
+   Hessian if there is one, else from the kept rows; E_INTERNAL with neither. approx: [n][k]. So many
+   rows are multiplied at a time. */
+#define LU_LINEAR_LOSS_ROWS 512
 lutra_status lu_linear_loss(lu_block *b, const lu_site *s, const lu_site_linear *l,
                             const float *approx, double *out, lutra_err *err);
 

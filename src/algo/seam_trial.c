@@ -126,18 +126,37 @@ static lutra_status open_linears(lu_seam_trial *t, lutra_err *err)
     return LUTRA_OK;
 }
 
+static lutra_status open_elsewhere(lu_seam_trial *t, bool alone, lutra_err *err)
+{
+    const lu_scaled s = {.linears = t->linears,
+                         .w = t->saved,
+                         .n = t->n,
+                         .part = t->seam->part,
+                         .alone = alone ? t->seam->readers[0] : NULL};
+    if (!t->b->scaled_open || t->act.format.bits)
+        return LUTRA_OK;
+    return t->b->scaled_open(t->b, &s, &t->elsewhere, err);
+}
+
 static lutra_status open_loss(lu_seam_trial *t, lutra_err *err)
 {
+    const bool alone = t->seam->in_part_alone && !t->act.format.bits;
     if (t->n == 0)
         return LUTRA_OK;
-    if (!t->seam->in_part_alone || t->act.format.bits)
-        return t->b->record(t->b, t->seam->part, err);
+    if (!alone)
+        LU_TRY(t->b->record(t->b, t->seam->part, err));
     const lu_site_linear *l = t->linears[0];
-    t->approx = lu_array((size_t)l->n, (size_t)l->k * sizeof *t->approx);
-    if (!t->approx)
-        return lu_fail_nomem(err, (size_t)l->n * (size_t)l->k);
     const float *h = t->seam->readers[0]->stats.hessian;
-    return h ? lu_la_hold(t->b->la, h, l->k * l->k, err) : LUTRA_OK;
+    if (alone && h) {
+        LU_TRY(lu_la_hold(t->b->la, h, l->k * l->k, err));
+        t->holds = true;
+    }
+    if (!alone || h)
+        LU_TRY(open_elsewhere(t, alone, err));
+    if (!alone || t->elsewhere)
+        return LUTRA_OK;
+    t->approx = lu_array((size_t)l->n, (size_t)l->k * sizeof *t->approx);
+    return t->approx ? LUTRA_OK : lu_fail_nomem(err, (size_t)l->n * (size_t)l->k);
 }
 
 lutra_status lu_seam_trial_open(lu_block *b, lu_seam *seam, const lu_act_format *act,
@@ -155,7 +174,9 @@ lutra_status lu_seam_trial_open(lu_block *b, lu_seam *seam, const lu_act_format 
 
 void lu_seam_trial_close(lu_seam_trial *t)
 {
-    if (t->approx)
+    if (t->elsewhere)
+        t->b->scaled_close(t->b);
+    if (t->holds)
         lu_la_release(t->b->la);
     for (int i = 0; i < t->n; i++) {
         lu_site_linear *l = t->linears[i];
@@ -175,6 +196,8 @@ lutra_status lu_seam_trial_loss(lu_seam_trial *t, const float *s, double *loss, 
     LU_TRY(lu_check_cancel(t->b->ctx, err));
     for (int64_t c = 0; c < t->seam->k; c++)
         t->scale[c] = s ? s[lu_seam_scale_of(t->seam, c)] : 1;
+    if (t->elsewhere)
+        return t->b->scaled_loss(t->b, t->scale, loss, err);
     if (t->approx) {
         LU_TRY(round_scaled(t, 0, t->approx, err));
         return lu_linear_loss(t->b, t->seam->readers[0], t->linears[0], t->approx, loss, err);

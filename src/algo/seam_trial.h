@@ -50,6 +50,8 @@ typedef struct lu_seam_trial {
     lu_site_linear **linears; /* [n] */
     float **saved;            /* [n] their weights, restored by close */
     float *approx;            /* loss of one linear by its Hessian: rounded weights; else NULL */
+    bool elsewhere;           /* weights are rounded where the block is walked through */
+    bool holds;               /* a Hessian on the GPU */
     float *scale;             /* [k] the candidate, channel by channel */
     lu_ops ops;
     uint8_t *act_codes; /* [k] scratch */

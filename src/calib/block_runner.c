@@ -64,8 +64,8 @@ lutra_status lu_runner_open(lutra_model *m, const lu_dataset *data, const lu_wal
     options.folder = r->folder = lu_strdup(o->folder);
     lutra_status status = r->folder ? LUTRA_OK : lu_fail_nomem(err, strlen(o->folder));
     if (status == LUTRA_OK)
-        status = (o->gpu ? lu_walker_open_gpu : lu_walker_open_cpu)(m, data, &options, &r->walker,
-                                                                   err);
+        status =
+            (o->gpu ? lu_walker_open_gpu : lu_walker_open_cpu)(m, data, &options, &r->walker, err);
     if (status == LUTRA_OK) {
         const int64_t per = r->walker->per_batch;
         r->total = (int64_t)(total_walks * (double)((data->n_samples + per - 1) / per));
@@ -113,8 +113,8 @@ static lutra_status walk_all(lu_runner *r, lu_view *v, lu_stage from, lu_stage t
     return LUTRA_OK;
 }
 
-lutra_status lu_runner_walk(lu_runner *r, lu_view *v, lu_stage from, lu_stage to,
-                            lu_watch watch, bool advance, lutra_err *err)
+lutra_status lu_runner_walk(lu_runner *r, lu_view *v, lu_stage from, lu_stage to, lu_watch watch,
+                            bool advance, lutra_err *err)
 {
     const double start = lu_seconds();
     r->walker->watch = watch;
@@ -207,9 +207,49 @@ static lutra_status loss(lu_block *block, lu_part part, lu_edit edit, void *arg,
     return status;
 }
 
+static lutra_status scaled_open(lu_block *block, const lu_scaled *s, bool *possible, lutra_err *err)
+{
+    lu_runner *r = block->runner;
+    lu_walker *w = r->walker;
+    lu_view *v = (lu_view *)block;
+    r->scaled = *s;
+    LU_TRY(w->api->trial_open(w, v, s, possible, err));
+    if (!*possible || s->alone)
+        return LUTRA_OK;
+    const lutra_status status = w->api->pack(w, v, first_stage(s->part), last_stage(s->part), err);
+    if (status != LUTRA_OK) {
+        w->api->trial_close(w);
+        *possible = false;
+    }
+    return status;
+}
+
+static lutra_status scaled_loss(lu_block *block, const float *scale, double *out, lutra_err *err)
+{
+    lu_runner *r = block->runner;
+    const double start = lu_seconds();
+    LU_TRY(r->walker->api->trial_set(r->walker, scale, out, err));
+    if (r->scaled.alone)
+        return LUTRA_OK;
+    LU_TRY(sum_losses(r, (lu_view *)block, r->scaled.part, out, err));
+    r->seconds += lu_seconds() - start;
+    return LUTRA_OK;
+}
+
+static void scaled_close(lu_block *block)
+{
+    lu_runner *r = block->runner;
+    r->walker->api->trial_close(r->walker);
+}
+
 void lu_runner_serve(lu_runner *r, lu_view *v)
 {
     v->block.runner = r;
     v->block.record = record;
     v->block.loss = loss;
+    if (!r->walker->api->trial_open)
+        return;
+    v->block.scaled_open = scaled_open;
+    v->block.scaled_loss = scaled_loss;
+    v->block.scaled_close = scaled_close;
 }

@@ -10,6 +10,7 @@ typedef struct lu_runner {
     const lu_dataset *data;
     lu_walker *walker;
     bool recorded[LU_N_PARTS]; /* for the present layer or one before */
+    lu_scaled scaled;          /* while weights are on trial */
     char *folder;              /* of spill files */
     int64_t done, total;       /* batches, for progress */
     double seconds; /* that walks took, with what they were tapped for */

@@ -12,7 +12,7 @@
 
 #define BATCH_ROWS 1024     /* walk_cpu.c */
 #define GPU_BATCH_ROWS 8192 /* walk_gpu.c */
-#define GPU_SPARE ((int64_t)256 << 20) /* libraries' workspaces, kernels, small arrays */
+#define GPU_SPARE ((int64_t)512 << 20) /* libraries' workspaces, kernels, pieces of products */
 #define SLAB 1024       /* gptq.c */
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }

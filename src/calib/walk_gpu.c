@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "calib/activation_store.h"
+#include "calib/gpu_trial.h"
 #include "calib/walker.h"
 #include "model/gpu_bare.h"
 #include "tensor/convert.h"
@@ -23,7 +24,8 @@ typedef struct {
     lu_gpu_bare *bare;
     place places[LU_N_RESTING];
     int64_t reserve;
-    uint8_t *stage; /* page-locked: one batch of float32 rows */
+    lu_gpu_trial *trial;      /* NULL: none is open */
+    uint8_t *stage;           /* page-locked: one batch of float32 rows */
     double *sums, *host_sums; /* [rows of a batch]: on the GPU, here */
 } gpu_walker;
 
@@ -94,10 +96,10 @@ static lutra_status put_rows(lu_walker *face, lu_resting which, const lu_batch *
     place *p = &own(face)->places[which];
     if (!p->gpu)
         return lu_store_write(&p->host, b->row, b->rows, x, err);
-    LU_GPU_TRY(gpu,
-               gpu->api->upload(gpu, p->gpu + b->row * p->row_bytes, x,
-                                (size_t)(b->rows * p->row_bytes)),
-               "activations", err);
+    LU_GPU_TRY(
+        gpu,
+        gpu->api->upload(gpu, p->gpu + b->row * p->row_bytes, x, (size_t)(b->rows * p->row_bytes)),
+        "activations", err);
     return LUTRA_OK;
 }
 
@@ -218,8 +220,31 @@ static lutra_status run(lu_walker *w, lu_view *v, const lu_batch *b, lu_stage fr
                         lutra_err *err)
 {
     const bool watched = w->edit || w->watch.gather || w->watch.ranges;
-    return lu_gpu_bare_run(own(w)->bare, v->block.index, b->samples, from, to,
-                           watched ? tap : NULL, w, err);
+    return lu_gpu_bare_run(own(w)->bare, v->block.index, b->samples, from, to, watched ? tap : NULL,
+                           w, err);
+}
+
+/* ---- weights on trial --------------------------------------------------------------------------
+ */
+
+static lutra_status trial_open(lu_walker *face, lu_view *v, const lu_scaled *s, bool *possible,
+                               lutra_err *err)
+{
+    gpu_walker *w = own(face);
+    LU_TRY(lu_gpu_trial_open(face->gpu, w->bare, face->bf16, v, s, w->reserve, &w->trial, err));
+    *possible = w->trial != NULL;
+    return LUTRA_OK;
+}
+
+static lutra_status trial_set(lu_walker *w, const float *scale, double *alone, lutra_err *err)
+{
+    return lu_gpu_trial_set(own(w)->trial, scale, alone, err);
+}
+
+static void trial_close(lu_walker *w)
+{
+    lu_gpu_trial_close(own(w)->trial);
+    own(w)->trial = NULL;
 }
 
 /* ---- opening ----------------------------------------------------------------------------------
@@ -233,6 +258,7 @@ static void close_walker(lu_walker *face)
         gpu->api->give(gpu, w->places[p].gpu);
         lu_store_close(&w->places[p].host);
     }
+    lu_gpu_trial_close(w->trial);
     gpu->api->give(gpu, w->sums);
     gpu->api->give_host(gpu, w->stage);
     lu_gpu_bare_close(w->bare);
@@ -276,6 +302,9 @@ lutra_status lu_walker_open_gpu(lutra_model *m, const lu_dataset *data, const lu
         .run = run,
         .save_branch = save_branch,
         .distance = distance,
+        .trial_open = trial_open,
+        .trial_set = trial_set,
+        .trial_close = trial_close,
     };
     gpu_walker *w = lu_calloc(1, sizeof *w);
     if (!w)

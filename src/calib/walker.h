@@ -48,6 +48,12 @@ typedef struct lu_walker_api {
     lutra_status (*save_branch)(lu_walker *w, lu_resting place, const lu_batch *b, lutra_err *err);
     lutra_status (*distance)(lu_walker *w, lu_resting place, const lu_batch *b, double *sum,
                              lutra_err *err);
+    /* lu_block.scaled_*, but for the losses of parts: set leaves the weights packed, ready to run.
+       NULL on the CPU. */
+    lutra_status (*trial_open)(lu_walker *w, lu_view *v, const lu_scaled *s, bool *possible,
+                               lutra_err *err);
+    lutra_status (*trial_set)(lu_walker *w, const float *scale, double *alone, lutra_err *err);
+    void (*trial_close)(lu_walker *w);
 } lu_walker_api;
 
 struct lu_walker {

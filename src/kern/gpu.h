@@ -120,6 +120,9 @@ typedef struct lu_gpu_gemm {
        void *stream))                                                                              \
     X(dot_rows, int,                                                                               \
       (int64_t n, int64_t cols, const float *a, const float *b, double *sums, void *stream))       \
+    X(scale_columns, int,                                                                          \
+      (int64_t n, int64_t cols, const float *w, const float *scale, float *out, void *stream))     \
+    X(decode, int, (const lu_cuda_decode_args *a))                                                 \
     X(mirror, int, (int64_t n, float factor, float *c, void *stream))                              \
     X(reverse, int, (int64_t count, float *a, void *stream))                                       \
     X(copy_rows, int,                                                                              \

@@ -44,6 +44,9 @@ void lu_la_release(lu_la *la);
 /* sums[r] = d_r h d_r^T for the rows of d[m][n]; h[n][n]. */
 lutra_status lu_la_norms(lu_la *la, int64_t m, int64_t n, const float *d, const float *h,
                          double *sums, lutra_err *err);
+/* The same for d in the memory of the GPU that la was opened with. */
+lutra_status lu_la_norms_there(lu_la *la, int64_t m, int64_t n, const float *d, const float *h,
+                               double *sums, lutra_err *err);
 
 /* Adds alpha x^T x to c[n][n]: the upper triangle and the tiles on the diagonal; x is [rows][n],
    ldx floats between rows. lu_la_mirror makes c whole. */

@@ -123,7 +123,7 @@ lutra_status lu_la_norms(lu_la *la, int64_t m, int64_t n, const float *d, const 
                          double *sums, lutra_err *err)
 {
     if (la->gpu.gpu && lu_la_gpu_pays(&la->gpu, m, n, n))
-        return lu_la_gpu_norms(&la->gpu, m, n, d, h, sums, err);
+        return lu_la_gpu_norms(&la->gpu, m, n, d, false, h, sums, err);
     float *product = lu_array((size_t)m, (size_t)n * sizeof *product);
     if (!product)
         return lu_fail_nomem(err, (size_t)m * (size_t)n * sizeof *product);
@@ -144,6 +144,12 @@ lutra_status lu_la_norms(lu_la *la, int64_t m, int64_t n, const float *d, const 
         lu_pool_for(la->pool, m, 16, dot_rows, &job);
     lu_free(product);
     return status;
+}
+
+lutra_status lu_la_norms_there(lu_la *la, int64_t m, int64_t n, const float *d, const float *h,
+                               double *sums, lutra_err *err)
+{
+    return lu_la_gpu_norms(&la->gpu, m, n, d, true, h, sums, err);
 }
 
 /* Tiles (i, j) with i <= j, in the order of rows. */

@@ -8,6 +8,7 @@
 
 #define P LU_CUDA_PANEL
 #define STRIP 2048      /* columns updated at a time: less of the wrong triangle is computed */
+#define PIECE ((int64_t)64 << 20)
 #define LONG_STRIP 8192 /* the same where only P rows are computed */
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -58,6 +59,7 @@ void lu_la_gpu_release(lu_la_gpu *g)
 
 lutra_status lu_la_gpu_open(lu_la_gpu *g, lutra_err *err)
 {
+    g->piece = PIECE;
     LU_GPU_TRY(g->gpu, g->gpu->api->mark_open(g->gpu, &g->mark), "opening", err);
     return LUTRA_OK;
 }
@@ -127,12 +129,15 @@ static lutra_status bring(lu_la_gpu *g, const float *host, int64_t count, float 
     return LUTRA_OK;
 }
 
+/* The rows of b that are columns of the result come in pieces where b is large. */
 lutra_status lu_la_gpu_gemm(lu_la_gpu *g, const lu_la_gemm_args *host, lutra_err *err)
 {
     lu_gpu *gpu = g->gpu;
     lu_la_gemm_args a = *host;
-    const int64_t rows_a = a.transpose_a ? a.k : a.m, rows_b = a.transpose_b ? a.n : a.k;
-    const int64_t count_c = a.m * a.n;
+    const int64_t rows_a = a.transpose_a ? a.k : a.m, count_c = a.m * a.n;
+    const int64_t most = g->piece / a.ldb > 0 ? g->piece / a.ldb : 1;
+    const bool pieces = a.transpose_b && a.n > most && !lu_la_gpu_find(g, a.b);
+    const int64_t step = pieces ? most : a.n, rows_b = a.transpose_b ? step : a.k;
     float *room, *c;
     LU_TRY(lu_la_gpu_room(g, rows_a * a.lda + rows_b * a.ldb + count_c, "a product", &room, err));
     c = room;
@@ -141,29 +146,43 @@ lutra_status lu_la_gpu_gemm(lu_la_gpu *g, const lu_la_gemm_args *host, lutra_err
         LU_GPU_TRY(gpu, gpu->api->upload(gpu, c, host->c, (size_t)count_c * sizeof *c), "a product",
                    err);
     LU_TRY(bring(g, host->a, rows_a * a.lda, &room, &a.a, err));
-    LU_TRY(bring(g, host->b, rows_b * a.ldb, &room, &a.b, err));
-    a.c = c;
-    LU_TRY(lu_la_gpu_multiply(g, &a, err));
+    for (int64_t j = 0; j < host->n; j += step) {
+        float *at = room;
+        a.n = smaller(step, host->n - j);
+        LU_TRY(bring(g, host->b + (pieces ? j * a.ldb : 0), (pieces ? a.n : rows_b) * a.ldb, &at,
+                     &a.b, err));
+        a.c = c + j;
+        LU_TRY(lu_la_gpu_multiply(g, &a, err));
+    }
     LU_GPU_TRY(gpu, gpu->api->download(gpu, host->c, c, (size_t)count_c * sizeof *c), "a product",
                err);
     return LUTRA_OK;
 }
 
-lutra_status lu_la_gpu_norms(lu_la_gpu *g, int64_t m, int64_t n, const float *d, const float *h,
-                             double *sums, lutra_err *err)
+lutra_status lu_la_gpu_norms(lu_la_gpu *g, int64_t m, int64_t n, const float *d, bool there,
+                             const float *h, double *sums, lutra_err *err)
 {
     lu_gpu *gpu = g->gpu;
     float *room, *product;
-    const float *rows, *matrix;
+    const float *rows = d, *matrix;
     LU_TRY(lu_la_gpu_room(g, 2 * m + 2 * m * n + (lu_la_gpu_find(g, h) ? 0 : n * n), "a norm",
                           &room, err));
     double *room_sums = (double *)(void *)room;
     product = room + 2 * m;
     room = product + m * n;
-    LU_TRY(bring(g, d, m * n, &room, &rows, err));
+    if (!there)
+        LU_TRY(bring(g, d, m * n, &room, &rows, err));
     LU_TRY(bring(g, h, n * n, &room, &matrix, err));
-    const lu_la_gemm_args call = {.m = m, .n = n, .k = n, .alpha = 1, .a = rows, .lda = n,
-                                  .b = matrix, .ldb = n, .c = product, .ldc = n};
+    const lu_la_gemm_args call = {.m = m,
+                                  .n = n,
+                                  .k = n,
+                                  .alpha = 1,
+                                  .a = rows,
+                                  .lda = n,
+                                  .b = matrix,
+                                  .ldb = n,
+                                  .c = product,
+                                  .ldc = n};
     LU_TRY(lu_la_gpu_multiply(g, &call, err));
     LU_GPU_TRY(gpu, gpu->api->dot_rows(m, n, product, rows, room_sums, gpu->stream), "a norm", err);
     LU_GPU_TRY(gpu, gpu->api->download(gpu, sums, room_sums, (size_t)m * sizeof *sums), "a norm",

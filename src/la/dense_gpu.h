@@ -15,6 +15,7 @@ typedef struct lu_la_gpu {
     float *inverses;  /* of held's diagonal blocks (kern/cuda/calib_ops.h) once divide made them */
     float *buffer;    /* grows */
     size_t bytes;
+    int64_t piece; /* floats of a matrix that a product brings at a time */
     void *mark;
 } lu_la_gpu;
 
@@ -38,8 +39,9 @@ lutra_status lu_la_gpu_room(lu_la_gpu *g, int64_t count, const char *what, float
 lutra_status lu_la_gpu_multiply(lu_la_gpu *g, const lu_la_gemm_args *device, lutra_err *err);
 
 lutra_status lu_la_gpu_gemm(lu_la_gpu *g, const lu_la_gemm_args *host, lutra_err *err);
-lutra_status lu_la_gpu_norms(lu_la_gpu *g, int64_t m, int64_t n, const float *d, const float *h,
-                             double *sums, lutra_err *err);
+/* there: d is on the GPU already. */
+lutra_status lu_la_gpu_norms(lu_la_gpu *g, int64_t m, int64_t n, const float *d, bool there,
+                             const float *h, double *sums, lutra_err *err);
 /* U is held afterwards. */
 lutra_status lu_la_gpu_inverse_factor(lu_la_gpu *g, int64_t n, float *h, bool *definite,
                                       lutra_err *err);

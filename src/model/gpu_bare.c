@@ -249,14 +249,20 @@ static lu_gpu_linear *stack_of(lu_gpu_bare *b, const lu_layer *l, const lu_modul
     return NULL;
 }
 
+uint16_t *lu_gpu_bare_weights(lu_gpu_bare *b, int64_t layer, const lu_module *module)
+{
+    int64_t row;
+    const lu_gpu_linear *l = stack_of(b, &b->model->layers[layer], module, &row);
+    return l ? l->parts[0].dense + row * l->k : NULL;
+}
+
 lutra_status lu_gpu_bare_put(lu_gpu_bare *b, int64_t layer, const lu_module *module,
                              const float *w, lutra_err *err)
 {
-    int64_t row;
-    const lu_gpu_linear *to = stack_of(b, &b->model->layers[layer], module, &row);
+    uint16_t *to = lu_gpu_bare_weights(b, layer, module);
     const lutra_status status =
-        to ? lu_gpu_upload_put(&b->upload, to->parts[0].dense + row * to->k, b->act, w, LUTRA_F32,
-                               module->weight.n * to->k, err)
+        to ? lu_gpu_upload_put(&b->upload, to, b->act, w, LUTRA_F32,
+                               module->weight.n * module->weight.k, err)
            : lu_fail(err, LUTRA_E_INTERNAL, "is no linear of the layer");
     return status == LUTRA_OK ? status
                               : lu_fail_prefix(err, status, "layer %" PRId64 " %s", layer,

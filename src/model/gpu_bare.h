@@ -22,6 +22,8 @@ int64_t lu_gpu_bare_bytes(const lutra_model *m, int64_t samples, int64_t length)
 /* The weights w [n][k] of a module of the layer; E_UNSUPPORTED for a number beyond fp16. */
 lutra_status lu_gpu_bare_put(lu_gpu_bare *b, int64_t layer, const lu_module *module,
                              const float *w, lutra_err *err);
+/* Where they lie on the GPU: act [n][k]. */
+uint16_t *lu_gpu_bare_weights(lu_gpu_bare *b, int64_t layer, const lu_module *module);
 /* Its norms and biases, as the model holds them now. */
 lutra_status lu_gpu_bare_put_vectors(lu_gpu_bare *b, int64_t layer, lutra_err *err);
 

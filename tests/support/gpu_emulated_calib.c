@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fmt/codec.h"
 #include "support/gpu_emulated_ops.h"
 #include "tensor/convert.h"
 
@@ -96,6 +97,39 @@ int emulated_dot_rows(int64_t n, int64_t cols, const float *a, const float *b, d
         for (int64_t c = r * cols; c < (r + 1) * cols; c++)
             sums[r] += (double)a[c] * (double)b[c];
     }
+    return called();
+}
+
+int emulated_scale_columns(int64_t n, int64_t cols, const float *w, const float *scale, float *out,
+                           void *stream)
+{
+    (void)stream;
+    for (int64_t i = 0; i < n * cols; i++)
+        out[i] = w[i] * scale[i % cols];
+    return called();
+}
+
+int emulated_decode(const lu_cuda_decode_args *a)
+{
+    const lutra_format *f = a->format;
+    const int64_t groups = lutra_format_groups(f, a->k);
+    const size_t row_bytes = lutra_format_row_bytes(f, a->k);
+    float *row = malloc((size_t)a->k * sizeof *row);
+    for (int64_t r = 0; r < a->n; r++) {
+        lu_decode_row(f, a->codes + (size_t)r * row_bytes,
+                      (const uint8_t *)a->scales +
+                          (size_t)(r * groups) * lutra_dtype_bytes(f->scale_dtype),
+                      a->zeros ? a->zeros + r * groups : NULL, a->k, row);
+        for (int64_t c = 0; c < a->k; c++) {
+            const float value = row[c] / a->scale[c];
+            const int64_t at = r * a->k + c;
+            if (a->values)
+                a->values[at] = a->bf16 ? lu_f32_to_bf16(value) : lu_f32_to_f16(value);
+            else
+                a->difference[at] = a->w[at] - value;
+        }
+    }
+    free(row);
     return called();
 }
 

@@ -157,11 +157,12 @@ static void division_and_walks_follow_the_factor(void **state)
 static void products_are_those_of_the_cpu(void **state)
 {
     (void)state;
-    for (int mode = 0; mode < 16; mode++) {
+    for (int mode = 0; mode < 32; mode++) {
         const int64_t m = 70, n = 131, k = 45;
         const bool ta = mode & 1, tb = mode & 2, held = mode & 4;
         lutra_err err = {0};
         float *a = random_matrix(m * k, 1), *b = random_matrix(k * n, 2), *c[2];
+        lu_la_gpu_of(la)->piece = mode & 16 ? 1000 : 1 << 20;
         if (held)
             must(lu_la_hold(la, b, k * n, &err), &err);
         for (int i = 0; i < 2; i++) {

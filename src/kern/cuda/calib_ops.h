@@ -6,6 +6,8 @@
 
 #include <stdint.h>
 
+#include "fmt/codec.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -43,6 +45,27 @@ int lu_cuda_copy_rows(int64_t rows, int64_t cols, const float *from, int64_t ld_
 
 /* Zeros above the diagonal of a[n][n]. */
 int lu_cuda_clear_upper(int64_t n, float *a, void *stream);
+
+/* out[r][c] = w[r][c] * scale[c], dense rows of float32. */
+int lu_cuda_scale_columns(int64_t n, int64_t cols, const float *w, const float *scale, float *out, void *stream);
+
+/* Canonical codes (lutra/format.h) as values again, each divided by scale[c]: into values, as fp16 or
+   bf16, or, with values NULL, what w [n][k] is more than they: into difference. All in float32 as
+   lu_decode_row does it, so that a value is the CPU's. */
+typedef struct lu_cuda_decode_args {
+    int64_t n, k;
+    const lutra_format *format; /* host; read before the call returns; not learned, but for its table */
+    const uint8_t *codes;       /* [n][lutra_format_row_bytes] */
+    const void *scales;         /* [n][groups] */
+    const uint8_t *zeros;       /* [n][groups] or NULL */
+    const float *scale;         /* [k] */
+    uint16_t *values;           /* [n][k] or NULL */
+    int bf16;
+    const float *w;
+    float *difference; /* [n][k] */
+    void *stream;
+} lu_cuda_decode_args;
+int lu_cuda_decode(const lu_cuda_decode_args *a);
 
 /* Rows and columns of a block of the two below. */
 #define LU_CUDA_PANEL 128

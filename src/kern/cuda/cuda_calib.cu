@@ -85,6 +85,57 @@ __global__ void __launch_bounds__(THREADS) dot_rows(int64_t cols, const float *a
         sums[row] = sum;
 }
 
+/* --- weights on trial ------------------------------------------------------------------------- */
+
+__global__ void scale_columns(int64_t cols, const float *w, const float *scale, float *out)
+{
+    const int64_t c = (int64_t)blockIdx.y * THREADS + threadIdx.x, at = blockIdx.x * cols + c;
+    lu_begin();
+    if (c < cols)
+        out[at] = __fmul_rn(w[at], scale[c]);
+}
+
+struct decode_shape {
+    int64_t k, group, groups, row_bytes;
+    int bits, scale_bytes, scale_bf16;
+    float table[256];
+};
+
+__device__ __forceinline__ float scale_at(const decode_shape &f, const void *scales, int64_t i)
+{
+    if (f.scale_bytes == 4)
+        return ((const float *)scales)[i];
+    const uint16_t bits = ((const uint16_t *)scales)[i];
+    return f.scale_bf16 ? lu_from_act<true>(bits) : lu_from_act<false>(bits);
+}
+
+template <bool BF16>
+__global__ void __launch_bounds__(THREADS) decode(const __grid_constant__ decode_shape f, lu_cuda_decode_args a)
+{
+    __shared__ float table[256];
+    const int64_t c = (int64_t)blockIdx.y * THREADS + threadIdx.x, row = blockIdx.x;
+    for (int i = (int)threadIdx.x; i < 1 << f.bits; i += THREADS)
+        table[i] = f.table[i];
+    __syncthreads();
+    lu_begin();
+    if (c >= f.k)
+        return;
+    const uint8_t *codes = a.codes + row * f.row_bytes;
+    const int64_t bit = c * f.bits, byte = bit / 8, group = row * f.groups + c / f.group;
+    const int shift = (int)(bit % 8);
+    unsigned code = codes[byte];
+    if (shift + f.bits > 8)
+        code |= (unsigned)codes[byte + 1] << 8;
+    code = code >> shift & ((1u << f.bits) - 1);
+    const float zero = a.zeros ? table[a.zeros[group]] : 0.0f;
+    const float value =
+        __fdiv_rn(__fmul_rn(scale_at(f, a.scales, group), __fsub_rn(table[code], zero)), a.scale[c]);
+    if (a.values)
+        a.values[row * f.k + c] = lu_to_act<BF16>(value);
+    else
+        a.difference[row * f.k + c] = __fsub_rn(a.w[row * f.k + c], value);
+}
+
 /* --- whole matrices --------------------------------------------------------------------------- */
 
 /* A block takes the tile (x, y) of the upper triangle and writes its mirror image. */
@@ -235,6 +286,38 @@ int lu_cuda_dot_rows(int64_t n, int64_t cols, const float *a, const float *b, do
         return 0;
     const lu_launch_shape s = {dim3((unsigned)n), THREADS, 0, stream};
     return lu_launch(dot_rows, s, cols, a, b, sums);
+}
+
+int lu_cuda_scale_columns(int64_t n, int64_t cols, const float *w, const float *scale, float *out, void *stream)
+{
+    if (bad_shape(n) || cols < 1 || cols > (int64_t)65535 * THREADS)
+        return LU_CUDA_E_SHAPE;
+    if (n == 0)
+        return 0;
+    const lu_launch_shape s = {dim3((unsigned)n, parts(cols, THREADS)), THREADS, 0, stream};
+    return lu_launch(scale_columns, s, cols, w, scale, out);
+}
+
+int lu_cuda_decode(const lu_cuda_decode_args *a)
+{
+    const lutra_format *g = a->format;
+    const int64_t groups = a->k > 0 ? (g->group_size > 0 ? a->k / g->group_size : 1) : 0;
+    if (bad_shape(a->n) || a->k < 1 || a->k > (int64_t)65535 * THREADS || groups < 1 || a->k % groups)
+        return LU_CUDA_E_SHAPE;
+    if (a->n == 0)
+        return 0;
+    decode_shape f = {a->k,
+                      a->k / groups,
+                      groups,
+                      (a->k * g->bits + 7) / 8,
+                      g->bits,
+                      g->scale_dtype == LUTRA_F32 ? 4 : 2,
+                      g->scale_dtype == LUTRA_BF16,
+                      {}};
+    for (int i = 0; i < 1 << g->bits; i++)
+        f.table[i] = g->table[i];
+    const lu_launch_shape s = {dim3((unsigned)a->n, parts(a->k, THREADS)), THREADS, 0, a->stream};
+    return a->bf16 ? lu_launch(decode<true>, s, f, *a) : lu_launch(decode<false>, s, f, *a);
 }
 
 int lu_cuda_mirror(int64_t n, float factor, float *c, void *stream)
