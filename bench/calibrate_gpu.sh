@@ -55,9 +55,9 @@ part_tests() {
 part_quality() {
     for format in int4:g128 int3:g128:asym; do
         for device in cpu "$DEVICE"; do
-            "$LUTRA" quantize models/llama-8m "$WORK/q" --method gptq --format $format --range mse \
+            "$LUTRA" quantize -q models/llama-8m "$WORK/q" --method gptq --format $format --range mse \
                 --calib "$CALIB" --samples 128 --seq-len 512 --device "$device" --json >"$WORK/q.json" || return 1
-            "$LUTRA" eval "$WORK/q" --text models/text/val.txt --device "$DEVICE" --dtype $exact \
+            "$LUTRA" eval -q "$WORK/q" --text models/text/val.txt --device "$DEVICE" --dtype $exact \
                 --json >"$WORK/e.json" || return 1
             say "llama-8m gptq $format on $device: perplexity $(number "$WORK/e.json" perplexity)," \
                 "$(number "$WORK/q.json" seconds) s"
@@ -78,7 +78,7 @@ run_8b() {
     name=$1
     shift
     make_8b
-    "$LUTRA" quantize "$WORK/8b" "$WORK/out" --calib "$WORK/8b.ids" --samples 128 --seq-len 2048 \
+    "$LUTRA" quantize -q "$WORK/8b" "$WORK/out" --calib "$WORK/8b.ids" --samples 128 --seq-len 2048 \
         --format int4:g128 --calib-memory 16 --device "$DEVICE" --json "$@" >"$WORK/r.json" ||
         return 1
     report "8B $name" "$WORK/r.json" 2 32
@@ -93,7 +93,7 @@ part_405b() {
     ids "$WORK/405b.ids" 32000 8
     say "a block of Llama-3.1-405B is there"
     printf 'passes: [{method: gptq, modules: ["*.down_proj"]}]\n' >"$WORK/down.yaml"
-    "$LUTRA" quantize "$WORK/405b" "$WORK/out" --recipe "$WORK/down.yaml" --format int4:g128 \
+    "$LUTRA" quantize -q "$WORK/405b" "$WORK/out" --recipe "$WORK/down.yaml" --format int4:g128 \
         --calib "$WORK/405b.ids" --samples 8 --seq-len 2048 --calib-memory 16 --device "$DEVICE" \
         --json >"$WORK/r.json" || return 1
     report "405B gptq int4:g128 of down_proj, 8 x 2048 tokens" "$WORK/r.json" 1 126
