@@ -253,13 +253,13 @@ static lutra_status take_block(lu_gpu_forward *f, const buffer *buffers, size_t 
     return LUTRA_OK;
 }
 
-/* Rows of integer sums at a time: few enough for the L2 cache to keep them until they are scaled. */
-static int64_t sum_rows(const lu_gpu_model *g, int64_t rows)
+/* Integer sums at a time: few enough for the L2 cache to keep them until they are scaled, and a row of
+   the widest part at least. */
+static int64_t n_sums(const lu_gpu_model *g, int64_t rows)
 {
-    if (!g->integer_rows)
-        return 0;
-    const int64_t most = SUM_BYTES / (g->integer_rows * (int64_t)sizeof(int32_t));
-    return most < 1 ? 1 : most < rows ? most : rows;
+    const int64_t least = g->integer_rows, all = rows * least;
+    const int64_t most = SUM_BYTES / (int64_t)sizeof(int32_t);
+    return all < most ? all : most > least ? most : least;
 }
 
 static lutra_status allocate(lu_gpu_forward *f, lutra_err *err)
@@ -270,7 +270,7 @@ static lutra_status allocate(lu_gpu_forward *f, lutra_err *err)
     const int64_t angles = f->max_context * (c->head_dim / 2), moe = f->moe ? 1 : 0;
     const int64_t most = rows > f->logit_rows ? rows : f->logit_rows,
                   round_rows = f->g->round_columns ? most : 0;
-    f->rounded.sum_rows = sum_rows(f->g, most);
+    f->rounded.n_sums = n_sums(f->g, most);
     const buffer buffers[] = {
         BUFFER(meta, 3 * rows),
         BUFFER(table, f->table_room),
@@ -299,7 +299,7 @@ static lutra_status allocate(lu_gpu_forward *f, lutra_err *err)
         BUFFER(rounded.x, round_rows * f->g->round_columns),
         BUFFER(rounded.scale, round_rows),
         BUFFER(rounded.zero, round_rows),
-        BUFFER(rounded.sums, f->rounded.sum_rows * f->g->integer_rows),
+        BUFFER(rounded.sums, f->rounded.n_sums),
     };
     f->host_meta = lu_array((size_t)(3 * rows), sizeof *f->host_meta);
     f->host_table = lu_calloc((size_t)f->table_room, sizeof *f->host_table);

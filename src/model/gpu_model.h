@@ -112,8 +112,8 @@ typedef struct lu_gpu_rounded {
     uint16_t *x;   /* [rows][columns] of the act type, or codes of one byte, padded */
     float *scale;  /* [rows] */
     int32_t *zero; /* [rows] */
-    int32_t *sums; /* [sum_rows][integer_rows] */
-    int64_t sum_rows;
+    int32_t *sums; /* of integer products, as many rows at a time as there is room for */
+    int64_t n_sums;
 } lu_gpu_rounded;
 
 /* gpu_product.c: y = x W^T + b of all parts. x: act rows of linear->k; y: act rows of linear->n. */

@@ -78,7 +78,7 @@ static lutra_status multiply_integers(const lu_gpu_model *g, const lu_gpu_rounde
                               .ldy = l->n,
                               .bf16 = g->bf16,
                               .sums = room->sums,
-                              .sum_rows = room->sum_rows};
+                              .sum_rows = room->n_sums / lu_int8_padded(p->n, LU_INT8_ROWS)};
     LU_GPU_TRY(gpu, gpu->api->int8(gpu, &call), "a product of integers", err);
     return LUTRA_OK;
 }

@@ -167,7 +167,7 @@ static void check_stack(const lutra_model *gpu, const lu_gpu_linear *l, const lu
     const lutra_dtype type = g->bf16 ? LUTRA_BF16 : LUTRA_F16;
     const size_t count = (size_t)(ROWS * l->k), results = (size_t)(ROWS * l->n);
     uint16_t *x = malloc(count * 2), *y = malloc(results * 2), *d_x, *d_y;
-    lu_gpu_rounded room = {.sum_rows = g->integer_rows ? 33 : 0};
+    lu_gpu_rounded room = {.n_sums = 33 * g->integer_rows};
     uint32_t seed = 77;
     lutra_err err;
     for (size_t i = 0; i < count; i++) {
@@ -179,8 +179,7 @@ static void check_stack(const lutra_model *gpu, const lu_gpu_linear *l, const lu
     assert_int_equal(api->take(g->gpu, (size_t)(ROWS * g->round_columns) * 2, (void **)&room.x), 0);
     assert_int_equal(api->take(g->gpu, ROWS * 4, (void **)&room.scale), 0);
     assert_int_equal(api->take(g->gpu, ROWS * 4, (void **)&room.zero), 0);
-    assert_int_equal(
-        api->take(g->gpu, (size_t)(room.sum_rows * g->integer_rows) * 4, (void **)&room.sums), 0);
+    assert_int_equal(api->take(g->gpu, (size_t)room.n_sums * 4, (void **)&room.sums), 0);
     assert_int_equal(api->upload(g->gpu, d_x, x, count * 2), 0);
     must(lu_gpu_product(g, &room, l, d_x, ROWS, d_y, &err), &err);
     assert_int_equal(api->download(g->gpu, y, d_y, results * 2), 0);

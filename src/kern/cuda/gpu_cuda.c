@@ -12,7 +12,9 @@
 
 /* A few milliseconds of sixteen cores, and of copying as much as such work reads. */
 #define WORTH ((int64_t)1 << 31)
-#define INT8_FEW_ROWS 32 /* rows up to which integer products take our own kernel */
+#define INT8_FEW_ROWS 32  /* rows up to which integer products take our own kernel */
+#define TILE_ROWS 256     /* what cuBLASLt's tiles divide */
+#define MOST_SCALED 65535 /* rows that are scaled at a time: of a grid */
 
 typedef struct {
     cudaStream_t stream;
@@ -243,8 +245,8 @@ static lu_dense_lt *lt_of(lu_gpu *g)
     return c->lt;
 }
 
-/* Where cuBLASLt is missing, or refuses a shape (rows at odd addresses), our kernels do it: this one
-   four rows at a time. */
+/* Where cuBLASLt is missing, or refuses a shape (rows at odd addresses), our kernels do it: this
+   one four rows at a time. */
 static int dense(lu_gpu *g, const lu_gpu_dense *a)
 {
     lu_dense_lt *lt = lt_of(g);
@@ -267,13 +269,15 @@ static int gemm(lu_gpu *g, const lu_gpu_gemm *a)
     return lu_cuda_gemm_plain(a, own(g)->stream);
 }
 
-/* Few rows by our kernel, which reads the weights once and scales at its end; more by cuBLASLt, whose
-   int32 sums are scaled while they are still in L2, where the library is there. */
+/* Few rows by our kernel, which reads the weights once and scales at its end; more by cuBLASLt,
+   whose int32 sums are scaled while they are still in L2, where the library is there. */
 static int int8(lu_gpu *g, const lu_gpu_int8 *a)
 {
     lu_dense_lt *lt = a->m > INT8_FEW_ROWS && a->sum_rows > 0 ? lt_of(g) : NULL;
+    int64_t most = a->sum_rows < MOST_SCALED ? a->sum_rows : MOST_SCALED;
+    most = most < TILE_ROWS ? most : most / TILE_ROWS * TILE_ROWS;
     for (int64_t row = 0, rows; lt && row < a->m; row += rows) {
-        rows = a->m - row < a->sum_rows ? a->m - row : a->sum_rows;
+        rows = a->m - row < most ? a->m - row : most;
         int e = lu_dense_lt_sums(lt, a, row, rows, g->stream);
         if (e == LU_DENSE_LT_FAILED)
             return lu_cuda_int8_rows(a, g->stream);
