@@ -36,7 +36,8 @@ struct params {
     double *energies;
     int64_t n, row_bytes;
     int k, group, bits, n_values, near_zero;
-    int whole; /* mse: the candidate that stands for the whole range */
+    int n_seen; /* entries of the table that a bisection may look at */
+    int whole;  /* mse: the candidate that stands for the whole range */
     lutra_dtype scale_dtype;
     bool zero_point, mse;
     float absmax_ref, widest;
@@ -299,12 +300,15 @@ __device__ __forceinline__ double add_lanes(const place &me, float v)
     return sum;
 }
 
-/* The part of a launch that half a warp takes; false if there is none left. */
+/* The part of a launch that half a warp takes; false if there is none left. Constant memory gives one
+   value at a time, so no more of the table is fetched than is looked at. */
 __device__ __forceinline__ bool begin(const params &p, table *t, int64_t n, place *me, int64_t *index)
 {
-    t->value[threadIdx.x] = p.value[threadIdx.x];
-    t->mid[threadIdx.x] = p.mid[threadIdx.x];
-    t->code[threadIdx.x] = p.code[threadIdx.x];
+    if ((int)threadIdx.x < p.n_seen) {
+        t->value[threadIdx.x] = p.value[threadIdx.x];
+        t->mid[threadIdx.x] = p.mid[threadIdx.x];
+        t->code[threadIdx.x] = p.code[threadIdx.x];
+    }
     __syncthreads();
     me->lane = (int)(threadIdx.x % LANES);
     me->mask = 0xffffu << (threadIdx.x & 16);
@@ -459,6 +463,7 @@ extern "C" int lu_cuda_encode(const lu_cuda_encode_args *a)
     p.bits = f->bits;
     p.n_values = g->n;
     p.near_zero = g->near_zero;
+    p.n_seen = kind == INTEGERS ? g->n : kind == FEW ? 16 : 256;
     p.whole = (int)rintf(GRID - GRID / a->encoder->widest);
     p.scale_dtype = f->scale_dtype;
     p.zero_point = f->zero_point;
@@ -467,7 +472,7 @@ extern "C" int lu_cuda_encode(const lu_cuda_encode_args *a)
     p.widest = a->encoder->widest;
     memcpy(p.value, g->value, sizeof p.value);
     memcpy(p.mid, g->mid, sizeof p.mid);
-    memcpy(p.code, g->code, sizeof p.code[0] * (size_t)g->n);
+    memcpy(p.code, g->code, (size_t)g->n);
     const int error = p.mse ? launch(run.search, a->n * (a->k / group), p, a->stream) : 0;
     return error ? error : launch(run.encode, a->n, p, a->stream);
 }
