@@ -8,7 +8,7 @@
    divided by sqrt(max s * min s), for r = 0, 1/grid, ... The r with the smallest squared error of
    the whole part behind the seam (attention, feed-forward, or the one linear) is taken, over all
    calibration rows. No scale at all is one of the candidates: the loss never ends above that of
-   rounding to nearest. Afterwards the ranges of the groups are clipped (clip_pass.c, section 4.1 of
+   rounding to nearest, or of GPTQ where that comes next (gptq_trial.h). Afterwards the ranges of the groups are clipped (clip_pass.c, section 4.1 of
    the paper's code), by the output error of each group. */
 #include <math.h>
 
@@ -132,7 +132,7 @@ static lutra_status search(lu_seam_trial *t, const settings *s, vectors *v, bool
     mean_activations(t->seam, lu_seam_main_reader(t->seam)->stats.absmean, v->a);
     mean_weights(t, v->m);
     LU_TRY(lu_seam_trial_loss(t, NULL, &none, err));
-    best = none;
+    best = t->by_gptq ? LU_GPTQ_TRIAL_GAIN * none : none;
     if (s->scaling != BY_BOTH)
         LU_TRY(try_exponents(t, s, false, v, &best, found, err));
     if (s->scaling != BY_ACTIVATIONS)

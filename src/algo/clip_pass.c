@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "algo/clip.h"
+#include "algo/gptq_trial.h"
 #include "base/mem.h"
 #include "kern/encode.h"
 
@@ -169,6 +170,47 @@ static lutra_status clip_linear(lu_block *b, const lu_site *site, lu_site_linear
     return status;
 }
 
+/* ---- one site -----------------------------------------------------------------------------------
+ */
+
+/* The output error of l when it is rounded as it will be. */
+static lutra_status rounded_loss(lu_block *b, const lu_site *site, lu_gptq_trial *trial,
+                                 const lu_site_linear *l, double *loss, lutra_err *err)
+{
+    const size_t count = (size_t)l->n * (size_t)l->k;
+    lu_site_linear rounded = *l;
+    rounded.w = lu_array(count, sizeof *rounded.w);
+    if (!rounded.w)
+        return lu_fail_nomem(err, count * sizeof *rounded.w);
+    memcpy(rounded.w, l->w, count * sizeof *rounded.w);
+    lutra_status status = l->gptq ? lu_gptq_trial_round(b, trial, l->gptq, NULL, &rounded, err)
+                                  : lu_linear_fake_round(b, l, rounded.w, rounded.w, err);
+    if (status == LUTRA_OK)
+        status = lu_linear_loss(b, site, l, rounded.w, loss, err);
+    lu_free(rounded.w);
+    return status;
+}
+
+/* Each group's range is the best for the group alone. All of them together may serve the linear
+   worse than those of its range rule, most of all when GPTQ carries errors from group to group:
+   then they go. */
+static lutra_status keep_if_better(lu_block *b, const lu_site *site, lu_gptq_trial *trial,
+                                   lu_site_linear *l, lutra_err *err)
+{
+    double with = 0, without = 0;
+    lu_site_linear plain = *l;
+    plain.lo = plain.hi = NULL;
+    LU_TRY(rounded_loss(b, site, trial, l, &with, err));
+    LU_TRY(rounded_loss(b, site, trial, &plain, &without, err));
+    lu_log(b->ctx, LUTRA_LOG_DEBUG, "%s: loss %.6g clipped, %.6g without", l->name, with, without);
+    if (with <= (l->gptq ? LU_GPTQ_TRIAL_GAIN : 1) * without)
+        return LUTRA_OK;
+    lu_free(l->lo);
+    lu_free(l->hi);
+    l->lo = l->hi = NULL;
+    return LUTRA_OK;
+}
+
 lutra_status lu_clip_site(lu_block *b, lu_site *site, const lu_clip_settings *s, int64_t min_rows,
                           lutra_err *err)
 {
@@ -178,12 +220,20 @@ lutra_status lu_clip_site(lu_block *b, lu_site *site, const lu_clip_settings *s,
                (long long)b->index, site->name, (long long)site->stats.n_rows, (long long)min_rows);
         return LUTRA_OK;
     }
-    for (int i = 0; i < site->n_linears; i++) {
+    lu_gptq_trial trial = {.u = NULL};
+    lutra_status status = LUTRA_OK;
+    for (int i = 0; status == LUTRA_OK && i < site->n_linears; i++) {
         lu_site_linear *l = site->linears[i];
-        if (l->wanted && !l->kept && (s->scores || !l->feeds_scores))
-            LU_TRY(clip_linear(b, site, l, s, err));
+        if (!l->wanted || l->kept || (!s->scores && l->feeds_scores))
+            continue;
+        status = clip_linear(b, site, l, s, err);
+        if (status == LUTRA_OK && l->gptq && !trial.u)
+            status = lu_gptq_trial_open(b, site, l->gptq, &trial, err);
+        if (status == LUTRA_OK && l->lo)
+            status = keep_if_better(b, site, &trial, l, err);
     }
-    return LUTRA_OK;
+    lu_gptq_trial_close(&trial);
+    return status;
 }
 
 /* ---- the pass -----------------------------------------------------------------------------------

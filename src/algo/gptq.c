@@ -174,6 +174,15 @@ static lutra_status factor(lu_la *la, float *h, int64_t k, double damp, bool *de
     }
 }
 
+lutra_status lu_gptq_factor(lu_la *la, float *h, int64_t k, const lu_gptq_settings *s,
+                            int32_t *order, bool *definite, lutra_err *err)
+{
+    LU_TRY(choose_order(h, k, s->act_order, order, err));
+    if (s->act_order)
+        LU_TRY(permute(la, h, k, order, err));
+    return factor(la, h, k, s->damp, definite, err);
+}
+
 /* ---- rows --------------------------------------------------------------------------------------
  */
 
@@ -549,11 +558,7 @@ static lutra_status gptq_site(lu_block *b, lu_site *site, const void *set, lutra
     bool definite = false;
     lutra_status status = learn_tables(b, site, err); /* while h is the Hessian */
     if (status == LUTRA_OK)
-        status = choose_order(h, site->k, s->act_order, order, err);
-    if (status == LUTRA_OK && s->act_order)
-        status = permute(b->la, h, site->k, order, err);
-    if (status == LUTRA_OK)
-        status = factor(b->la, h, site->k, s->damp, &definite, err);
+        status = lu_gptq_factor(b->la, h, site->k, s, order, &definite, err);
     if (status == LUTRA_OK && !definite) {
         lu_log(b->ctx, LUTRA_LOG_WARN,
                "layer %lld %s: its Hessian is not positive definite at any damping: rounded to "

@@ -54,6 +54,8 @@ typedef struct lu_stats {
     int64_t n_kept;
 } lu_stats;
 
+typedef struct lu_gptq_settings lu_gptq_settings; /* algo/gptq.h */
+
 /* --- linears and sites ------------------------------------------------------------------------ */
 
 /* What a rounding pass makes of a linear; buffers are owned by the linear. */
@@ -81,6 +83,8 @@ typedef struct lu_site_linear {
     lutra_format format; /* to round to; a pass that learns a table writes it here */
     lutra_range range;   /* how a group's scale follows from its weights */
     lu_act_format act;   /* how the input is rounded whenever the model runs */
+    const lu_gptq_settings *gptq; /* of the pass that will round it, if that is GPTQ: transforms judge
+                                     by it; else NULL */
     float *lo, *hi; /* [n][groups] ends of each group's range to use instead of its smallest and
                        largest weight, or NULL; owned by the linear (lu_array) */
     float *tables; /* format.learned: [lu_format_tables][2^bits] by lu_linear_learn, else NULL; then

@@ -77,22 +77,25 @@ static void scale_columns(void *arg, int64_t begin, int64_t end, int worker)
 /* to = rounded(w s) / s */
 static lutra_status round_scaled(lu_seam_trial *t, int i, float *to, lutra_err *err)
 {
-    const lu_site_linear *l = t->linears[i];
-    scale_columns_job j = {.from = t->saved[i], .scale = t->scale, .to = to, .k = l->k};
+    lu_site_linear l = *t->linears[i];
+    scale_columns_job j = {.from = t->saved[i], .scale = t->scale, .to = to, .k = l.k};
     lu_pool *pool = t->b->ctx->pool;
-    lu_pool_for(pool, l->n, 16, scale_columns, &j);
-    LU_TRY(lu_linear_fake_round(t->b, l, to, to, err));
+    lu_pool_for(pool, l.n, 16, scale_columns, &j);
+    l.w = to;
+    LU_TRY(l.gptq ? lu_gptq_trial_round(t->b, &t->gptq[t->reader[i]], l.gptq, t->scale, &l, err)
+                  : lu_linear_fake_round(t->b, &l, to, to, err));
     j.from = to;
     j.divide = true;
-    lu_pool_for(pool, l->n, 16, scale_columns, &j);
+    lu_pool_for(pool, l.n, 16, scale_columns, &j);
     return LUTRA_OK;
 }
 
 /* ---- the trial ----------------------------------------------------------------------------------
  */
 
-static lutra_status add_linear(lu_seam_trial *t, lu_site_linear *l, lutra_err *err)
+static lutra_status add_linear(lu_seam_trial *t, int reader, lu_site_linear *l, lutra_err *err)
 {
+    const lu_site *site = t->seam->readers[reader];
     const size_t bytes = (size_t)l->n * (size_t)l->k * sizeof *l->w;
     lu_free(l->lo);
     lu_free(l->hi);
@@ -102,8 +105,14 @@ static lutra_status add_linear(lu_seam_trial *t, lu_site_linear *l, lutra_err *e
         return lu_fail_nomem(err, bytes);
     memcpy(copy, l->w, bytes);
     t->linears[t->n] = l;
+    t->reader[t->n] = reader;
     t->saved[t->n++] = copy;
-    return LUTRA_OK;
+    if (!l->gptq || !site->stats.hessian)
+        return LUTRA_OK;
+    t->by_gptq = true;
+    if (t->gptq[reader].u)
+        return LUTRA_OK;
+    return lu_gptq_trial_open(t->b, site, l->gptq, &t->gptq[reader], err);
 }
 
 static lutra_status open_linears(lu_seam_trial *t, lutra_err *err)
@@ -113,15 +122,17 @@ static lutra_status open_linears(lu_seam_trial *t, lutra_err *err)
         most += t->seam->readers[i]->n_linears;
     t->linears = lu_calloc((size_t)most, sizeof *t->linears);
     t->saved = lu_calloc((size_t)most, sizeof *t->saved);
+    t->reader = lu_calloc((size_t)most, sizeof *t->reader);
+    t->gptq = lu_calloc((size_t)t->seam->n_readers, sizeof *t->gptq);
     t->scale = lu_array((size_t)t->seam->k, sizeof *t->scale);
     t->act_codes = lu_alloc((size_t)t->seam->k);
-    if (!t->linears || !t->saved || !t->scale || !t->act_codes)
+    if (!t->linears || !t->saved || !t->reader || !t->gptq || !t->scale || !t->act_codes)
         return lu_fail_nomem(err, (size_t)t->seam->k * sizeof *t->scale);
     for (int i = 0; i < t->seam->n_readers; i++)
         for (int l = 0; l < t->seam->readers[i]->n_linears; l++) {
             lu_site_linear *linear = t->seam->readers[i]->linears[l];
             if (linear->wanted && !linear->kept)
-                LU_TRY(add_linear(t, linear, err));
+                LU_TRY(add_linear(t, i, linear, err));
         }
     return LUTRA_OK;
 }
@@ -183,6 +194,10 @@ void lu_seam_trial_close(lu_seam_trial *t)
         memcpy(l->w, t->saved[i], (size_t)l->n * (size_t)l->k * sizeof *l->w);
         lu_free(t->saved[i]);
     }
+    for (int i = 0; t->gptq && i < t->seam->n_readers; i++)
+        lu_gptq_trial_close(&t->gptq[i]);
+    lu_free(t->gptq);
+    lu_free(t->reader);
     lu_free(t->linears);
     lu_free(t->saved);
     lu_free(t->scale);

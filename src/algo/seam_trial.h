@@ -8,7 +8,7 @@
 #ifndef LU_ALGO_SEAM_TRIAL_H
 #define LU_ALGO_SEAM_TRIAL_H
 
-#include "algo/pass.h"
+#include "algo/gptq_trial.h"
 #include "kern/act_quant.h"
 
 /* Rows of a parameter table, and the value, for a settings type with act_bits, act_range (int) and
@@ -49,6 +49,9 @@ typedef struct lu_seam_trial {
     int n;                    /* linears that are rounded */
     lu_site_linear **linears; /* [n] */
     float **saved;            /* [n] their weights, restored by close */
+    bool by_gptq;             /* a linear is rounded by GPTQ */
+    int *reader;              /* [n] of the seam, whose input they multiply */
+    lu_gptq_trial *gptq;      /* [seam->n_readers] of those with linears that GPTQ will round */
     float *approx;            /* loss of one linear by its Hessian: rounded weights; else NULL */
     bool elsewhere;           /* weights are rounded where the block is walked through */
     bool holds;               /* a Hessian on the GPU */
@@ -59,7 +62,9 @@ typedef struct lu_seam_trial {
 
 /* Records the part as it is. t->n is 0 when no reader is to be rounded: then there is nothing to
    try. Drops the readers' lo and hi, which do not outlive a scale. The statistics RANGE are needed
-   when activations are rounded with one range for all rows. On failure nothing is left open. */
+   when activations are rounded with one range for all rows. Weights are rounded by GPTQ if that is
+   to come and the readers have the statistic HESSIAN, else to nearest. On failure nothing is left
+   open. */
 lutra_status lu_seam_trial_open(lu_block *b, lu_seam *seam, const lu_act_format *act,
                                 lu_seam_trial *t, lutra_err *err);
 /* Restores the weights. */

@@ -4,11 +4,10 @@
        s_c = max|x_c|^alpha / max|w_c|^(1 - alpha)
 
    with the largest weight over all rows of all linears that read the norm. Channels that are always
-   0 keep the scale 1. Unless `pairs` is off the same moves between two linears (v and o, up and down),
-   whose inputs have outliers of their own: with one range for all tokens these are what is left of
-   the error. alpha is given, or searched for each seam: the value of 0,
-   1/grid, ... 1 with the smallest squared error of the part behind it when its weights and inputs
-   are rounded. */
+   0 keep the scale 1. Unless `pairs` is off the same moves between two linears (v and o, up and
+   down), whose inputs have outliers of their own: with one range for all tokens these are what is
+   left of the error. alpha is given, or searched for each seam: the value of 0, 1/grid, ... 1 with
+   the smallest squared error of the part behind it when its weights and inputs are rounded. */
 #include <math.h>
 
 #include "algo/seam_trial.h"
@@ -23,7 +22,7 @@ typedef struct {
 } settings;
 
 static const lutra_param params[] = {
-    {"alpha", LUTRA_PARAM_REAL, offsetof(settings, alpha), 0.7, 0, 1, NULL,
+    {"alpha", LUTRA_PARAM_REAL, offsetof(settings, alpha), 0.8, 0, 1, NULL,
      "how much moves: 0 evens out the weights, 1 the activations"},
     {"search", LUTRA_PARAM_BOOL, offsetof(settings, search), 0, 0, 1, NULL,
      "find the alpha of each seam by the error of the part behind it"},

@@ -17,6 +17,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "algo/pass_list.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "calib/block_output.h"
@@ -333,6 +334,7 @@ static lutra_status compress_block(run *r, lutra_err *err)
         const lu_recipe_pass *rounds =
             lu_recipe_rounds(r->p->recipe, l->name, r->view.block.index); /* transforms look ahead */
         l->face.range = rounds && rounds->has_range ? rounds->range : r->p->range;
+        l->face.gptq = rounds && rounds->pass == &lu_pass_gptq ? rounds->settings : NULL;
         r->errors[i] = NAN;
     }
     if (has_data(r))
@@ -417,10 +419,6 @@ static lutra_status open_data(run *r, int64_t n_done, lutra_err *err)
     const int64_t layers = r->model->config.n_layers;
     if (!p->calibration || !p->calibration->data)
         return LUTRA_OK;
-    if (p->calibration->length > r->model->config.max_context)
-        return lu_fail(err, LUTRA_E_ARG,
-                       "calibration samples of %lld tokens, the model takes at most %lld",
-                       (long long)p->calibration->length, (long long)r->model->config.max_context);
     LU_TRY(lu_dataset_open(p->ctx, p->calibration, lu_checkpoint_path(p->plan->checkpoint),
                            r->model->config.vocab_size, &r->data, err));
     const lu_walker_options o = {.gpu = p->gpu,
