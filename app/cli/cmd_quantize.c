@@ -44,8 +44,8 @@ static const cli_option options[] = {
      "that matches counts"},
     {"avg-bits", 0, CLI_REAL, "B", S(avg_bits), 0, 16, NULL, "0",
      "mixed precision: give each module the candidate format that loses least within so many bits "
-     "a "
-     "weight on average, scales included; 0 = off"},
+     "a weight on average, scales included; with --calib judged by what its output does to the "
+     "model on that text, without by its weights; 0 = off"},
     {"candidate", 0, CLI_LIST, "SPEC", S(candidates), 0, 0, NULL, NULL,
      "with --avg-bits: a format to choose from; without, lm2 lm3 lm4 int5 int6 int8 in the groups "
      "of "
@@ -578,7 +578,7 @@ const cli_command cli_quantize = {
         "  lutra quantize llama-8b llama-8b-w8a8 --format int8:channel --act-quant int8:token\n"
         "  lutra quantize llama-8b out --format nf3:g64 --dry-run\n"
         "  lutra quantize llama-8b out --format lm3 --format-for '*.down_proj=int8' --range mse\n"
-        "  lutra quantize llama-8b out --avg-bits 3.5 --range mse\n",
+        "  lutra quantize llama-8b out --avg-bits 3.5 --range mse --calib text.txt\n",
     .operands = operands,
     .options = options,
     .settings_size = sizeof(settings),

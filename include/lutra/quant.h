@@ -71,11 +71,12 @@ typedef struct lutra_quantize_options {
     lutra_range range;          /* default: LUTRA_RANGE_MINMAX */
     const lutra_recipe *recipe; /* methods for the decoder blocks, block by block; NULL: rounding to
                                    nearest, tensor by tensor */
-    const lutra_calibration *calibration; /* data for the recipe; NULL where it needs none */
+    const lutra_calibration *calibration; /* data for the recipe and for avg_bits; NULL: none */
     const lutra_format_rule *rules; /* formats other than `format`; the last that matches counts */
     int n_rules;
     double avg_bits; /* 0, or mixed precision: modules that no rule names get the candidates that
-                        lose least within so many bits a weight, scales and tables included */
+                        lose least within so many bits a weight, scales and tables included: of
+                        the outputs on the calibration data if there is any, else of the weights */
     const lutra_format *candidates; /* with avg_bits */
     int n_candidates;
     const char *device; /* where weights are rounded: "cpu" or NULL, "cuda", "cuda:N"; the bytes of

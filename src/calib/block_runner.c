@@ -60,6 +60,11 @@ lutra_status lu_runner_open(lutra_model *m, const lu_dataset *data, const lu_wal
 {
     lu_runner *r = out;
     lu_walker_options options = *o;
+    *r = (lu_runner){.model = NULL};
+    if (data->length > m->config.max_context)
+        return lu_fail(err, LUTRA_E_ARG,
+                       "calibration samples of %lld tokens, the model takes at most %lld",
+                       (long long)data->length, (long long)m->config.max_context);
     *r = (lu_runner){.model = m, .data = data};
     options.folder = r->folder = lu_strdup(o->folder);
     lutra_status status = r->folder ? LUTRA_OK : lu_fail_nomem(err, strlen(o->folder));

@@ -18,7 +18,7 @@ typedef struct lu_runner {
 } lu_runner;
 
 /* total_walks: how many walks there will be, about. On success the stream holds the embeddings of the
-   data. */
+   data. E_ARG if samples are longer than the model takes. */
 lutra_status lu_runner_open(lutra_model *m, const lu_dataset *data, const lu_walker_options *o,
                             double total_walks, lu_runner *out, lutra_err *err);
 void lu_runner_close(lu_runner *r);

@@ -9,6 +9,7 @@
 #include "algo/learn_table.h"
 #include "algo/rtn.h"
 #include "base/mem.h"
+#include "calib/output_losses.h"
 
 typedef struct {
     lutra_ctx *ctx;
@@ -113,6 +114,52 @@ static void measure_pairs(void *arg, int64_t begin, int64_t end, int worker)
     }
 }
 
+/* Where the module stands, or -1. */
+static int64_t find(const curves *c, const char *module)
+{
+    char name[1024];
+    for (int64_t i = 0; i < c->n; i++)
+        if (strcmp(lu_plan_module(&c->plan->tensors[c->tensors[i]], name, sizeof name), module) ==
+            0)
+            return i;
+    return -1;
+}
+
+/* Modules that a rule names have one choice, whatever it loses. */
+static bool wants_output(void *user, const char *module)
+{
+    return !is_fixed(user, module) && find(user, module) >= 0;
+}
+
+static void note_output(void *user, const char *module, int at, double loss)
+{
+    curves *c = user;
+    c->choices[find(c, module) * c->k + at].loss = loss;
+}
+
+static lutra_status measure_outputs(curves *c, const char *folder, lutra_err *err)
+{
+    const lutra_calibration *data = c->o->calibration;
+    if (!data || !data->data)
+        return LUTRA_OK;
+    for (int64_t i = 0; i < c->n; i++) { /* what is not in the blocks: relative, as those will be */
+        const lutra_tensor *t = &c->plan->tensors[c->tensors[i]].in->view;
+        for (int j = 0; j < c->k; j++)
+            c->choices[i * c->k + j].loss /= (double)t->shape[0] * (double)t->shape[1];
+    }
+    return lu_measure_outputs(&(lu_output_losses){.ctx = c->ctx,
+                                                  .model = lu_checkpoint_path(c->plan->checkpoint),
+                                                  .calibration = data,
+                                                  .folder = folder,
+                                                  .formats = c->o->candidates,
+                                                  .n_formats = c->k,
+                                                  .range = c->o->range,
+                                                  .wants = wants_output,
+                                                  .note = note_output,
+                                                  .user = c},
+                              err);
+}
+
 static lutra_status list_encoded(curves *c, lutra_err *err)
 {
     c->tensors = lu_array((size_t)c->plan->n_encoded + 1, sizeof *c->tensors);
@@ -175,8 +222,8 @@ static lutra_status make_rules(const curves *c, const int *picked, lutra_format_
 }
 
 lutra_status lu_allocate_formats(lutra_ctx *ctx, lutra_checkpoint *c,
-                                 const lutra_quantize_options *o, lutra_format_rule **rules,
-                                 int *n_rules, lutra_err *err)
+                                 const lutra_quantize_options *o, const char *folder,
+                                 lutra_format_rule **rules, int *n_rules, lutra_err *err)
 {
     lutra_quantize_options any = *o;
     any.format.group_size = 0; /* divides all columns: which modules there are is what is asked */
@@ -197,8 +244,12 @@ lutra_status lu_allocate_formats(lutra_ctx *ctx, lutra_checkpoint *c,
     }
     if (status == LUTRA_OK) {
         lu_pool_for(ctx->pool, v.n * v.k, 1, measure_pairs, &v);
-        status = atomic_load(&v.failed) ? lu_fail_nomem(err, 0) : choose(&v, picked, err);
+        status = atomic_load(&v.failed) ? lu_fail_nomem(err, 0) : LUTRA_OK;
     }
+    if (status == LUTRA_OK)
+        status = measure_outputs(&v, folder, err);
+    if (status == LUTRA_OK)
+        status = choose(&v, picked, err);
     if (status == LUTRA_OK)
         status = make_rules(&v, picked, rules, n_rules, err);
     lu_free(picked);

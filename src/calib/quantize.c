@@ -437,6 +437,25 @@ static lutra_status join_rules(lutra_quantize_options *o, const lutra_format_rul
     return LUTRA_OK;
 }
 
+static lutra_status choose_formats(lutra_ctx *ctx, lutra_checkpoint *c, const char *out,
+                                   const lutra_quantize_options *o, lutra_format_rule **own,
+                                   int *n_own, lutra_err *err)
+{
+    size_t n = strlen(out);
+    while (n > 1 && out[n - 1] == '/')
+        n--;
+    while (n > 0 && out[n - 1] != '/')
+        n--;
+    char *beside = n ? lu_strdup(out) : lu_strdup(".");
+    if (!beside)
+        return lu_fail_nomem(err, n);
+    if (n)
+        beside[n] = '\0';
+    const lutra_status status = lu_allocate_formats(ctx, c, o, beside, own, n_own, err);
+    lu_free(beside);
+    return status;
+}
+
 lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *out,
                                     const lutra_quantize_options *opts, int64_t batch_bytes,
                                     lutra_quantize_report *report, lutra_err *err)
@@ -460,7 +479,7 @@ lutra_status lu_quantize_in_batches(lutra_ctx *ctx, const char *in, const char *
     lutra_format_rule *own = NULL, *all = NULL;
     int n_own = 0;
     if (status == LUTRA_OK && o.avg_bits > 0)
-        status = lu_allocate_formats(ctx, c, &o, &own, &n_own, err);
+        status = choose_formats(ctx, c, out, &o, &own, &n_own, err);
     if (status == LUTRA_OK && n_own > 0)
         status = join_rules(&o, own, n_own, &all, err);
     if (status == LUTRA_OK)
