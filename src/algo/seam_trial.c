@@ -162,7 +162,7 @@ static lutra_status open_loss(lu_seam_trial *t, lutra_err *err)
         LU_TRY(lu_la_hold(t->b->la, h, l->k * l->k, err));
         t->holds = true;
     }
-    if (!alone || h)
+    if ((!alone || h) && !t->by_gptq) /* elsewhere rounds to nearest */
         LU_TRY(open_elsewhere(t, alone, err));
     if (!alone || t->elsewhere)
         return LUTRA_OK;
