@@ -63,6 +63,8 @@ static int catch_up_all(void)
     return e;
 }
 
+void gpu_emulated_flush(void) { catch_up_all(); }
+
 int gpu_emulated_queue(gpu_emulated_runner run, const void *args, size_t bytes)
 {
     if (gpu_emulated_now.fail_at && --gpu_emulated_now.fail_at == 0)

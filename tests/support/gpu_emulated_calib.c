@@ -1,5 +1,5 @@
 /* gpu_emulated_calib.c - products with float32 results, and kern/cuda/calib_ops.h, of the emulated
-   GPU. None of them is recorded into a graph, so they compute where they are called. */
+   GPU: each puts its arguments into the queue with the function that computes it. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,18 +10,15 @@
 
 #define P LU_CUDA_PANEL
 
-/* Counts as a call, for planted faults. */
-static int nothing(const void *args)
-{
-    (void)args;
-    return 0;
-}
-
-static int called(void)
-{
-    const char none = 0;
-    return gpu_emulated_queue(nothing, &none, 1);
-}
+/* The arguments of the small ones: what each calls them is in its own function. */
+typedef struct {
+    int64_t n, cols, ld_from, ld_to;
+    const void *a, *b;
+    void *out;
+    double *sums;
+    float factor;
+    int flag;
+} small;
 
 static double load(const uint16_t *p, int64_t i, int bf16)
 {
@@ -33,10 +30,10 @@ static double operand(const lu_gpu_gemm *g, const void *p, int64_t at)
     return g->of_float ? (double)((const float *)p)[at] : load(p, at, g->bf16);
 }
 
-int gpu_emulated_gemm(lu_gpu *gpu, const lu_gpu_gemm *g)
+static int run_gemm(const void *args)
 {
+    const lu_gpu_gemm *g = args;
     double *a = malloc((size_t)(g->m * g->k + g->k + 1) * sizeof *a), *b = a + g->m * g->k;
-    (void)gpu;
     for (int64_t i = 0; i < g->m; i++)
         for (int64_t k = 0; k < g->k; k++)
             a[i * g->k + k] = operand(g, g->a, g->transpose_a ? k * g->lda + i : i * g->lda + k);
@@ -53,11 +50,18 @@ int gpu_emulated_gemm(lu_gpu *gpu, const lu_gpu_gemm *g)
         }
     }
     free(a);
-    return called();
+    return 0;
 }
 
-int emulated_column_stats(const lu_cuda_column_args *a)
+int gpu_emulated_gemm(lu_gpu *gpu, const lu_gpu_gemm *g)
 {
+    (void)gpu;
+    return gpu_emulated_queue(run_gemm, g, sizeof *g);
+}
+
+static int run_column_stats(const void *args)
+{
+    const lu_cuda_column_args *a = args;
     for (int64_t c = 0; c < a->cols; c++)
         for (int64_t r = 0; r < a->n; r++) {
             const float v = (float)load(a->x, r * a->cols + c, a->bf16), size = fabsf(v);
@@ -71,13 +75,21 @@ int emulated_column_stats(const lu_cuda_column_args *a)
             if (a->highest && (first || v > a->highest[c]))
                 a->highest[c] = v;
         }
-    return called();
+    return 0;
 }
 
-int emulated_square_rows(int64_t n, int64_t cols, const uint16_t *a, const uint16_t *b, int bf16,
-                         double *sums, void *stream)
+int emulated_column_stats(const lu_cuda_column_args *a)
 {
-    (void)stream;
+    return gpu_emulated_queue(run_column_stats, a, sizeof *a);
+}
+
+static int run_square_rows(const void *args)
+{
+    const small *s = args;
+    const int64_t n = s->n, cols = s->cols;
+    const uint16_t *a = s->a, *b = s->b;
+    const int bf16 = s->flag;
+    double *sums = s->sums;
     for (int64_t r = 0; r < n; r++) {
         sums[r] = 0;
         for (int64_t c = r * cols; c < (r + 1) * cols; c++) {
@@ -85,32 +97,61 @@ int emulated_square_rows(int64_t n, int64_t cols, const uint16_t *a, const uint1
             sums[r] += d * d;
         }
     }
-    return called();
+    return 0;
 }
 
-int emulated_dot_rows(int64_t n, int64_t cols, const float *a, const float *b, double *sums,
-                      void *stream)
+int emulated_square_rows(int64_t n, int64_t cols, const uint16_t *a, const uint16_t *b, int bf16,
+                         double *sums, void *stream)
 {
+    const small s = {.n = n, .cols = cols, .a = a, .b = b, .flag = bf16, .sums = sums};
     (void)stream;
+    return gpu_emulated_queue(run_square_rows, &s, sizeof s);
+}
+
+static int run_dot_rows(const void *args)
+{
+    const small *s = args;
+    const int64_t n = s->n, cols = s->cols;
+    const float *a = s->a, *b = s->b;
+    double *sums = s->sums;
     for (int64_t r = 0; r < n; r++) {
         sums[r] = 0;
         for (int64_t c = r * cols; c < (r + 1) * cols; c++)
             sums[r] += (double)a[c] * (double)b[c];
     }
-    return called();
+    return 0;
+}
+
+int emulated_dot_rows(int64_t n, int64_t cols, const float *a, const float *b, double *sums,
+                      void *stream)
+{
+    const small s = {.n = n, .cols = cols, .a = a, .b = b, .sums = sums};
+    (void)stream;
+    return gpu_emulated_queue(run_dot_rows, &s, sizeof s);
+}
+
+static int run_scale_columns(const void *args)
+{
+    const small *s = args;
+    const int64_t n = s->n, cols = s->cols;
+    const float *w = s->a, *scale = s->b;
+    float *out = s->out;
+    for (int64_t i = 0; i < n * cols; i++)
+        out[i] = w[i] * scale[i % cols];
+    return 0;
 }
 
 int emulated_scale_columns(int64_t n, int64_t cols, const float *w, const float *scale, float *out,
                            void *stream)
 {
+    const small s = {.n = n, .cols = cols, .a = w, .b = scale, .out = out};
     (void)stream;
-    for (int64_t i = 0; i < n * cols; i++)
-        out[i] = w[i] * scale[i % cols];
-    return called();
+    return gpu_emulated_queue(run_scale_columns, &s, sizeof s);
 }
 
-int emulated_decode(const lu_cuda_decode_args *a)
+static int run_decode(const void *args)
 {
+    const lu_cuda_decode_args *a = args;
     const lutra_format *f = a->format;
     const int64_t groups = lutra_format_groups(f, a->k);
     const size_t row_bytes = lutra_format_row_bytes(f, a->k);
@@ -130,52 +171,97 @@ int emulated_decode(const lu_cuda_decode_args *a)
         }
     }
     free(row);
-    return called();
+    return 0;
+}
+
+int emulated_decode(const lu_cuda_decode_args *a)
+{
+    return gpu_emulated_queue(run_decode, a, sizeof *a);
+}
+
+static int run_mirror(const void *args)
+{
+    const small *s = args;
+    const int64_t n = s->n;
+    const float factor = s->factor;
+    float *c = s->out;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = i; j < n; j++)
+            c[j * n + i] = c[i * n + j] = c[i * n + j] * factor;
+    return 0;
 }
 
 int emulated_mirror(int64_t n, float factor, float *c, void *stream)
 {
+    const small s = {.n = n, .factor = factor, .out = c};
     (void)stream;
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = i; j < n; j++)
-            c[j * n + i] = c[i * n + j] = c[i * n + j] * factor;
-    return called();
+    return gpu_emulated_queue(run_mirror, &s, sizeof s);
 }
 
-int emulated_reverse(int64_t count, float *a, void *stream)
+static int run_reverse(const void *args)
 {
-    (void)stream;
+    const small *s = args;
+    const int64_t count = s->n;
+    float *a = s->out;
     for (int64_t i = 0; i < count / 2; i++) {
         const float t = a[i];
         a[i] = a[count - 1 - i];
         a[count - 1 - i] = t;
     }
-    return called();
+    return 0;
+}
+
+int emulated_reverse(int64_t count, float *a, void *stream)
+{
+    const small s = {.n = count, .out = a};
+    (void)stream;
+    return gpu_emulated_queue(run_reverse, &s, sizeof s);
+}
+
+static int run_copy_rows(const void *args)
+{
+    const small *s = args;
+    const int64_t rows = s->n, cols = s->cols, ld_from = s->ld_from, ld_to = s->ld_to;
+    const float *from = s->a;
+    float *to = s->out;
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(to + r * ld_to, from + r * ld_from, (size_t)cols * sizeof *to);
+    return 0;
 }
 
 int emulated_copy_rows(int64_t rows, int64_t cols, const float *from, int64_t ld_from, float *to,
                        int64_t ld_to, void *stream)
 {
+    const small s = {
+        .n = rows, .cols = cols, .a = from, .ld_from = ld_from, .out = to, .ld_to = ld_to};
     (void)stream;
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(to + r * ld_to, from + r * ld_from, (size_t)cols * sizeof *to);
-    return called();
+    return gpu_emulated_queue(run_copy_rows, &s, sizeof s);
+}
+
+static int run_clear_upper(const void *args)
+{
+    const small *s = args;
+    const int64_t n = s->n;
+    float *a = s->out;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = i + 1; j < n; j++)
+            a[i * n + j] = 0;
+    return 0;
 }
 
 int emulated_clear_upper(int64_t n, float *a, void *stream)
 {
+    const small s = {.n = n, .out = a};
     (void)stream;
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = i + 1; j < n; j++)
-            a[i * n + j] = 0;
-    return called();
+    return gpu_emulated_queue(run_clear_upper, &s, sizeof s);
 }
 
-int emulated_cholesky_block(int64_t n, float *a, int64_t ld, int32_t *bad, void *stream)
+static int run_cholesky_block(const void *args)
 {
-    (void)stream;
-    if (n > P)
-        return LU_CUDA_E_SHAPE;
+    const small *s = args;
+    const int64_t n = s->n, ld = s->ld_from;
+    float *a = s->out;
+    int32_t *bad = (int32_t *)(void *)s->sums;
     for (int64_t j = 0; j < n; j++)
         for (int64_t i = j; i < n; i++) {
             double sum = (double)a[i * ld + j];
@@ -185,13 +271,25 @@ int emulated_cholesky_block(int64_t n, float *a, int64_t ld, int32_t *bad, void 
                 *bad = 1;
             a[i * ld + j] = (float)(i == j ? sqrt(sum) : sum / (double)a[j * ld + j]);
         }
-    return called();
+    return 0;
 }
 
-int emulated_invert_blocks(int64_t n, const float *a, int64_t ld, int upper, float *inverses,
-                           void *stream)
+int emulated_cholesky_block(int64_t n, float *a, int64_t ld, int32_t *bad, void *stream)
 {
+    const small s = {.n = n, .out = a, .ld_from = ld, .sums = (double *)(void *)bad};
     (void)stream;
+    if (n > P)
+        return LU_CUDA_E_SHAPE;
+    return gpu_emulated_queue(run_cholesky_block, &s, sizeof s);
+}
+
+static int run_invert_blocks(const void *args)
+{
+    const small *s = args;
+    const int64_t n = s->n, ld = s->ld_from;
+    const float *a = s->a;
+    const int upper = s->flag;
+    float *inverses = s->out;
     for (int64_t first = 0; first < n; first += P, inverses += P * P) {
         const int64_t size = n - first < P ? n - first : P;
         const float *block = a + first * ld + first;
@@ -202,9 +300,16 @@ int emulated_invert_blocks(int64_t n, const float *a, int64_t ld, int upper, flo
                 for (int64_t k = c; k < i; k++)
                     sum -= (double)block[upper ? k * ld + i : i * ld + k] *
                            (double)inverses[upper ? c * P + k : k * P + c];
-                inverses[upper ? c * P + i : i * P + c] =
-                    (float)(sum / (double)block[i * ld + i]);
+                inverses[upper ? c * P + i : i * P + c] = (float)(sum / (double)block[i * ld + i]);
             }
     }
-    return called();
+    return 0;
+}
+
+int emulated_invert_blocks(int64_t n, const float *a, int64_t ld, int upper, float *inverses,
+                           void *stream)
+{
+    const small s = {.n = n, .a = a, .ld_from = ld, .flag = upper, .out = inverses};
+    (void)stream;
+    return gpu_emulated_queue(run_invert_blocks, &s, sizeof s);
 }

@@ -392,6 +392,7 @@ int emulated_moe_route(int64_t n, int64_t n_experts, int64_t n_active, const uin
                        int bf16, int32_t *source, int32_t *place, float *share, int32_t *first,
                        void *stream)
 {
+    gpu_emulated_flush();
     int32_t *chosen = malloc((size_t)(n * n_active) * sizeof *chosen);
     (void)stream;
     for (int64_t r = 0; r < n; r++) {
@@ -433,6 +434,7 @@ int emulated_moe_route(int64_t n, int64_t n_experts, int64_t n_active, const uin
 int emulated_moe_gather(int64_t n, int64_t cols, const int32_t *source, const uint16_t *in,
                         uint16_t *out, void *stream)
 {
+    gpu_emulated_flush();
     (void)stream;
     for (int64_t g = 0; g < n; g++)
         memcpy(out + g * cols, in + source[g] * cols, (size_t)cols * sizeof *out);
@@ -443,6 +445,7 @@ int emulated_moe_scatter(int64_t n, int64_t cols, int64_t n_active, const int32_
                          const float *share, const uint16_t *y, int bf16, uint16_t *out,
                          void *stream)
 {
+    gpu_emulated_flush();
     (void)stream;
     for (int64_t r = 0; r < n; r++)
         for (int64_t i = 0; i < cols; i++) {

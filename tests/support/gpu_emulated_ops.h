@@ -7,6 +7,8 @@
 /* A call with its arguments: run gets a copy of the `bytes` at args when it is its turn. */
 typedef int (*gpu_emulated_runner)(const void *args);
 int gpu_emulated_queue(gpu_emulated_runner run, const void *args, size_t bytes);
+/* What is queued is done: for calls that compute at once. */
+void gpu_emulated_flush(void);
 
 int gpu_emulated_dense(lu_gpu *g, const lu_gpu_dense *a);
 int gpu_emulated_gemm(lu_gpu *g, const lu_gpu_gemm *a);

@@ -376,6 +376,29 @@ static void spilling_and_threads_change_nothing(void **state)
     end(&p);
 }
 
+/* What is queued may be computed at any time before somebody waits. */
+static void a_late_gpu_gives_the_same_bytes(void **state)
+{
+    (void)state;
+    if (!emulated)
+        skip();
+    for (size_t m = 0; m < sizeof recipes / sizeof *recipes; m++) {
+        place p;
+        lutra_err err = {0};
+        begin(&p, m % 2 ? "mixtral-h16" : "llama-h16", recipes[m]);
+        p.c.memory = 0;
+        must(quantize(&p, "prompt", NULL, &err), &err);
+        gpu_emulated_now.late = true;
+        must(quantize(&p, "late", NULL, &err), &err);
+        gpu_emulated_now.memory = (256 << 20) + (768 << 10);
+        must(quantize(&p, "spilled", NULL, &err), &err);
+        gpu_emulated_reset();
+        assert_true(syn_same_folder(out_of(&p, "prompt"), out_of(&p, "late")));
+        assert_true(syn_same_folder(out_of(&p, "prompt"), out_of(&p, "spilled")));
+        end(&p);
+    }
+}
+
 static void die_at(void *user, const lutra_progress *e)
 {
     int *left = user;
@@ -512,6 +535,7 @@ int main(void)
         cmocka_unit_test(losses_are_those_of_the_cpu),
         cmocka_unit_test(methods_end_where_they_do_on_the_cpu),
         cmocka_unit_test(spilling_and_threads_change_nothing),
+        cmocka_unit_test(a_late_gpu_gives_the_same_bytes),
         cmocka_unit_test(killed_runs_resume_to_the_same_bytes),
         cmocka_unit_test(another_device_or_type_does_not_resume),
         cmocka_unit_test(what_does_not_fit_is_said_and_the_forecast_holds),
