@@ -76,7 +76,7 @@ static void mean_weights(const lu_seam_trial *t, float *m)
         const int64_t size = l->format.group_size > 0 ? l->format.group_size : l->k;
         rows += l->n;
         for (int64_t at = 0; at < l->n * l->k; at += size) {
-            const float *w = t->saved[i] + at;
+            const float *w = t->w[i] + at;
             float largest = 0;
             for (int64_t c = 0; c < size; c++)
                 largest = fmaxf(largest, fabsf(w[c]));
@@ -130,7 +130,8 @@ static lutra_status search(lu_seam_trial *t, const settings *s, vectors *v, bool
     if (t->n == 0)
         return LUTRA_OK;
     mean_activations(t->seam, lu_seam_main_reader(t->seam)->stats.absmean, v->a);
-    mean_weights(t, v->m);
+    if (s->scaling != BY_ACTIVATIONS)
+        mean_weights(t, v->m);
     LU_TRY(lu_seam_trial_loss(t, NULL, &none, err));
     best = t->by_gptq ? LU_GPTQ_TRIAL_GAIN * none : none;
     if (s->scaling != BY_BOTH)

@@ -20,30 +20,34 @@ typedef struct {
     const lu_site_linear *l; /* as it is */
     int64_t size, groups;
     float p;
-    float *whole_lo, *whole_hi; /* [n][groups] smallest and largest weight */
-    float *lo, *hi;             /* [n][groups] the candidate */
-    float *best_p;              /* [n][groups] */
-    double *best;               /* [n][groups] its error */
-    float *d;                   /* [n][k] w - rounded w */
-    float *product;             /* [n][size] */
-    int64_t group;              /* that `product` is of */
+    const float *whole_lo, *whole_hi; /* [n][groups] smallest and largest weight */
+    float *lo, *hi;                   /* [n][groups] the candidate */
+    float *best_p;                    /* [n][groups] */
+    double *best;                     /* [n][groups] its error */
+    float *d;                         /* [n][k] w - rounded w */
+    float *product;                   /* [n][size] */
+    int64_t group;                    /* that `product` is of */
 } search;
+
+typedef struct {
+    const lu_site_linear *l;
+    int64_t groups, size;
+    float *lo, *hi; /* [n][groups] */
+} range_job;
 
 static void whole_rows(void *arg, int64_t begin, int64_t end, int worker)
 {
-    const search *s = arg;
+    const range_job *j = arg;
     (void)worker;
-    for (int64_t i = begin * s->groups; i < end * s->groups; i++) {
-        const float *w = s->l->w + i * s->size;
+    for (int64_t i = begin * j->groups; i < end * j->groups; i++) {
+        const float *w = j->l->w + i * j->size;
         float lo = w[0], hi = w[0];
-        for (int64_t c = 1; c < s->size; c++) {
+        for (int64_t c = 1; c < j->size; c++) {
             lo = w[c] < lo ? w[c] : lo;
             hi = w[c] > hi ? w[c] : hi;
         }
-        s->whole_lo[i] = lo;
-        s->whole_hi[i] = hi;
-        s->best[i] = INFINITY;
-        s->best_p[i] = 1;
+        j->lo[i] = lo;
+        j->hi[i] = hi;
     }
 }
 
@@ -115,51 +119,84 @@ static float widest(const lutra_format *f)
     return !f->zero_point && f->absmax_ref > reach ? f->absmax_ref / reach : 1;
 }
 
-static lutra_status try_ranges(lu_block *b, const lu_site *site, search *s,
-                               const lu_clip_settings *set, lutra_err *err)
+/* The factors that are tried, in their order; lu_free. NULL: no memory. */
+static float *list_factors(const lutra_format *f, const lu_clip_settings *set, int *n)
 {
-    const float wide = widest(&s->l->format);
-    lu_pool_for(b->ctx->pool, s->l->n, 16, whole_rows, s);
-    LU_TRY(try_range(b, site, s, 1, err));
-    for (int64_t i = wide > 1 ? 0 : 1; (double)i <= set->max_shrink * (double)set->grid; i++)
-        LU_TRY(try_range(b, site, s, wide * (1 - (float)i / (float)set->grid), err));
-    return LUTRA_OK;
+    const float wide = widest(f);
+    float *list = lu_array((size_t)set->grid + 2, sizeof *list);
+    *n = 0;
+    if (list)
+        list[(*n)++] = 1;
+    for (int64_t i = wide > 1 ? 0 : 1; list && (double)i <= set->max_shrink * (double)set->grid; i++)
+        list[(*n)++] = wide * (1 - (float)i / (float)set->grid);
+    return list;
 }
 
+static lutra_status search_here(lu_block *b, search *s, const lu_range_search *r, lutra_err *err)
+{
+    const size_t n = (size_t)s->l->n, k = (size_t)s->l->k, count = n * (size_t)s->groups;
+    s->whole_lo = r->lo;
+    s->whole_hi = r->hi;
+    s->best_p = r->best;
+    s->lo = lu_array(count, sizeof *s->lo);
+    s->hi = lu_array(count, sizeof *s->hi);
+    s->best = lu_array(count, sizeof *s->best);
+    s->d = lu_array(n, k * sizeof *s->d);
+    s->product = lu_array(n, (size_t)s->size * sizeof *s->product);
+    const bool ok = s->lo && s->hi && s->best && s->d && s->product;
+    lutra_status status = ok ? LUTRA_OK : lu_fail_nomem(err, n * k * sizeof *s->d);
+    for (size_t i = 0; ok && i < count; i++) {
+        s->best[i] = INFINITY;
+        s->best_p[i] = 1;
+    }
+    for (int i = 0; status == LUTRA_OK && i < r->n_factors; i++)
+        status = try_range(b, r->site, s, r->factors[i], err);
+    lu_free(s->lo);
+    lu_free(s->hi);
+    lu_free(s->best);
+    lu_free(s->d);
+    lu_free(s->product);
+    return status;
+}
+
+/* lo and hi of l. *weighed: the losses in r are there. */
 static lutra_status clip_linear(lu_block *b, const lu_site *site, lu_site_linear *l,
-                                const lu_clip_settings *set, lutra_err *err)
+                                const lu_clip_settings *set, lu_range_search *r, bool *weighed,
+                                lutra_err *err)
 {
     search s = {.l = l, .groups = lutra_format_groups(&l->format, l->k)};
-    if (s.groups == 0) /* the rounding pass says so */
-        return LUTRA_OK;
-    s.size = l->k / s.groups;
-    const size_t count = (size_t)(l->n * s.groups), n = (size_t)l->n;
+    *weighed = false;
     lu_free(l->lo);
     lu_free(l->hi);
     l->lo = l->hi = NULL;
-    float *ranges = lu_array(count, 5 * sizeof *ranges);
-    s.best = lu_array(count, sizeof *s.best);
-    s.d = lu_array(n, (size_t)l->k * sizeof *s.d);
-    s.product = lu_array(n, (size_t)s.size * sizeof *s.product);
+    if (s.groups == 0) /* the rounding pass says so */
+        return LUTRA_OK;
+    s.size = l->k / s.groups;
+    const size_t count = (size_t)(l->n * s.groups);
+    *r = (lu_range_search){.site = site, .l = l, .weigh = !l->gptq};
     float *lo = lu_array(count, sizeof *lo), *hi = lu_array(count, sizeof *hi);
-    const bool ok = ranges && s.best && s.d && s.product && lo && hi;
-    lutra_status status = ok ? LUTRA_OK : lu_fail_nomem(err, n * (size_t)l->k * sizeof *s.d);
-    if (ok) {
-        s.whole_lo = ranges;
-        s.whole_hi = ranges + count;
-        s.best_p = ranges + 2 * count;
-        s.lo = ranges + 3 * count;
-        s.hi = ranges + 4 * count;
-        status = try_ranges(b, site, &s, set, err);
+    float *factors = list_factors(&l->format, set, &r->n_factors);
+    r->best = lu_array(count, sizeof *r->best);
+    lutra_status status =
+        lo && hi && factors && r->best ? LUTRA_OK : lu_fail_nomem(err, count * sizeof *lo);
+    if (status == LUTRA_OK) {
+        range_job whole = {.l = l, .groups = s.groups, .size = s.size, .lo = lo, .hi = hi};
+        lu_pool_for(b->ctx->pool, l->n, 16, whole_rows, &whole);
+        r->lo = lo;
+        r->hi = hi;
+        r->factors = factors;
     }
+    if (status == LUTRA_OK && b->search_ranges)
+        status = b->search_ranges(b, r, weighed, err);
+    if (status == LUTRA_OK && !*weighed)
+        status = search_here(b, &s, r, err);
+    *weighed = *weighed && r->weigh;
     for (size_t i = 0; status == LUTRA_OK && i < count; i++) {
-        lo[i] = s.best_p[i] * s.whole_lo[i];
-        hi[i] = s.best_p[i] * s.whole_hi[i];
+        lo[i] *= r->best[i];
+        hi[i] *= r->best[i];
     }
-    lu_free(ranges);
-    lu_free(s.best);
-    lu_free(s.d);
-    lu_free(s.product);
+    lu_free(factors);
+    lu_free(r->best);
     if (status == LUTRA_OK) {
         l->lo = lo;
         l->hi = hi;
@@ -182,9 +219,13 @@ static lutra_status rounded_loss(lu_block *b, const lu_site *site, lu_gptq_trial
     rounded.w = lu_array(count, sizeof *rounded.w);
     if (!rounded.w)
         return lu_fail_nomem(err, count * sizeof *rounded.w);
-    memcpy(rounded.w, l->w, count * sizeof *rounded.w);
-    lutra_status status = l->gptq ? lu_gptq_trial_round(b, trial, l->gptq, NULL, &rounded, err)
-                                  : lu_linear_fake_round(b, l, rounded.w, rounded.w, err);
+    lutra_status status = LUTRA_OK;
+    if (l->gptq) {
+        memcpy(rounded.w, l->w, count * sizeof *rounded.w);
+        status = lu_gptq_trial_round(b, trial, l->gptq, NULL, &rounded, err);
+    } else {
+        status = lu_linear_fake_round(b, l, l->w, rounded.w, err);
+    }
     if (status == LUTRA_OK)
         status = lu_linear_loss(b, site, l, rounded.w, loss, err);
     lu_free(rounded.w);
@@ -193,15 +234,21 @@ static lutra_status rounded_loss(lu_block *b, const lu_site *site, lu_gptq_trial
 
 /* Each group's range is the best for the group alone. All of them together may serve the linear
    worse than those of its range rule, most of all when GPTQ carries errors from group to group:
-   then they go. */
+   then they go. weighed: with both losses, or NULL. */
 static lutra_status keep_if_better(lu_block *b, const lu_site *site, lu_gptq_trial *trial,
-                                   lu_site_linear *l, lutra_err *err)
+                                   lu_site_linear *l, const lu_range_search *weighed,
+                                   lutra_err *err)
 {
     double with = 0, without = 0;
-    lu_site_linear plain = *l;
-    plain.lo = plain.hi = NULL;
-    LU_TRY(rounded_loss(b, site, trial, l, &with, err));
-    LU_TRY(rounded_loss(b, site, trial, &plain, &without, err));
+    if (weighed) {
+        with = weighed->clipped;
+        without = weighed->plain;
+    } else {
+        lu_site_linear plain = *l;
+        plain.lo = plain.hi = NULL;
+        LU_TRY(rounded_loss(b, site, trial, l, &with, err));
+        LU_TRY(rounded_loss(b, site, trial, &plain, &without, err));
+    }
     lu_log(b->ctx, LUTRA_LOG_DEBUG, "%s: loss %.6g clipped, %.6g without", l->name, with, without);
     if (with <= (l->gptq ? LU_GPTQ_TRIAL_GAIN : 1) * without)
         return LUTRA_OK;
@@ -222,16 +269,26 @@ lutra_status lu_clip_site(lu_block *b, lu_site *site, const lu_clip_settings *s,
     }
     lu_gptq_trial trial = {.u = NULL};
     lutra_status status = LUTRA_OK;
+    bool holds = false;
     for (int i = 0; status == LUTRA_OK && i < site->n_linears; i++) {
         lu_site_linear *l = site->linears[i];
         if (!l->wanted || l->kept || (!s->scores && l->feeds_scores))
             continue;
-        status = clip_linear(b, site, l, s, err);
+        lu_range_search result;
+        bool weighed;
+        if (!l->gptq && !holds) { /* for the losses of all linears */
+            status = lu_la_hold(b->la, site->stats.hessian, site->k * site->k, err);
+            holds = true;
+        }
+        if (status == LUTRA_OK)
+            status = clip_linear(b, site, l, s, &result, &weighed, err);
         if (status == LUTRA_OK && l->gptq && !trial.u)
             status = lu_gptq_trial_open(b, site, l->gptq, &trial, err);
         if (status == LUTRA_OK && l->lo)
-            status = keep_if_better(b, site, &trial, l, err);
+            status = keep_if_better(b, site, &trial, l, weighed ? &result : NULL, err);
     }
+    if (holds)
+        lu_la_release(b->la);
     lu_gptq_trial_close(&trial);
     return status;
 }

@@ -157,6 +157,18 @@ typedef struct lu_scaled {
     const lu_site *alone; /* the loss of linears[0] by the Hessian of its site (lu_linear_loss) */
 } lu_scaled;
 
+/* Groups of a linear whose ranges are searched (algo/clip.h). */
+typedef struct lu_range_search {
+    const lu_site *site;  /* with the statistic HESSIAN */
+    const lu_site_linear *l;
+    const float *lo, *hi; /* [n][groups] the whole range of each group */
+    const float *factors; /* [n_factors] of both ends, in the order of trial; the first is 1 */
+    int n_factors;
+    float *best;           /* out [n][groups] the factor with the smallest error, the first of equals */
+    bool weigh;            /* the losses are wanted: */
+    double clipped, plain; /* out: lu_linear_loss with the best ranges, and by l->range */
+} lu_range_search;
+
 struct lu_block {
     lutra_ctx *ctx;
     lu_la *la;
@@ -181,6 +193,9 @@ struct lu_block {
     lutra_status (*scaled_open)(lu_block *b, const lu_scaled *s, bool *possible, lutra_err *err);
     lutra_status (*scaled_loss)(lu_block *b, const float *scale, double *out, lutra_err *err);
     void (*scaled_close)(lu_block *b);
+    /* Does the whole search where it is faster; *possible is false, and nothing done, if it cannot.
+       NULL: there is no such place. */
+    lutra_status (*search_ranges)(lu_block *b, lu_range_search *s, bool *possible, lutra_err *err);
     void *runner; /* calib's */
 };
 

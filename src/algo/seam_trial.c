@@ -78,7 +78,7 @@ static void scale_columns(void *arg, int64_t begin, int64_t end, int worker)
 static lutra_status round_scaled(lu_seam_trial *t, int i, float *to, lutra_err *err)
 {
     lu_site_linear l = *t->linears[i];
-    scale_columns_job j = {.from = t->saved[i], .scale = t->scale, .to = to, .k = l.k};
+    scale_columns_job j = {.from = t->w[i], .scale = t->scale, .to = to, .k = l.k};
     lu_pool *pool = t->b->ctx->pool;
     lu_pool_for(pool, l.n, 16, scale_columns, &j);
     l.w = to;
@@ -96,17 +96,12 @@ static lutra_status round_scaled(lu_seam_trial *t, int i, float *to, lutra_err *
 static lutra_status add_linear(lu_seam_trial *t, int reader, lu_site_linear *l, lutra_err *err)
 {
     const lu_site *site = t->seam->readers[reader];
-    const size_t bytes = (size_t)l->n * (size_t)l->k * sizeof *l->w;
     lu_free(l->lo);
     lu_free(l->hi);
     l->lo = l->hi = NULL;
-    float *copy = lu_alloc(bytes);
-    if (!copy)
-        return lu_fail_nomem(err, bytes);
-    memcpy(copy, l->w, bytes);
     t->linears[t->n] = l;
     t->reader[t->n] = reader;
-    t->saved[t->n++] = copy;
+    t->w[t->n++] = l->w;
     if (!l->gptq || !site->stats.hessian)
         return LUTRA_OK;
     t->by_gptq = true;
@@ -121,12 +116,13 @@ static lutra_status open_linears(lu_seam_trial *t, lutra_err *err)
     for (int i = 0; i < t->seam->n_readers; i++)
         most += t->seam->readers[i]->n_linears;
     t->linears = lu_calloc((size_t)most, sizeof *t->linears);
+    t->w = lu_calloc((size_t)most, sizeof *t->w);
     t->saved = lu_calloc((size_t)most, sizeof *t->saved);
     t->reader = lu_calloc((size_t)most, sizeof *t->reader);
     t->gptq = lu_calloc((size_t)t->seam->n_readers, sizeof *t->gptq);
     t->scale = lu_array((size_t)t->seam->k, sizeof *t->scale);
     t->act_codes = lu_alloc((size_t)t->seam->k);
-    if (!t->linears || !t->saved || !t->reader || !t->gptq || !t->scale || !t->act_codes)
+    if (!t->linears || !t->w || !t->saved || !t->reader || !t->gptq || !t->scale || !t->act_codes)
         return lu_fail_nomem(err, (size_t)t->seam->k * sizeof *t->scale);
     for (int i = 0; i < t->seam->n_readers; i++)
         for (int l = 0; l < t->seam->readers[i]->n_linears; l++) {
@@ -140,13 +136,28 @@ static lutra_status open_linears(lu_seam_trial *t, lutra_err *err)
 static lutra_status open_elsewhere(lu_seam_trial *t, bool alone, lutra_err *err)
 {
     const lu_scaled s = {.linears = t->linears,
-                         .w = t->saved,
+                         .w = t->w,
                          .n = t->n,
                          .part = t->seam->part,
                          .alone = alone ? t->seam->readers[0] : NULL};
     if (!t->b->scaled_open || t->act.format.bits)
         return LUTRA_OK;
     return t->b->scaled_open(t->b, &s, &t->elsewhere, err);
+}
+
+/* The rounded weights will stand in the linears' own place. */
+static lutra_status save_weights(lu_seam_trial *t, lutra_err *err)
+{
+    for (int i = 0; i < t->n; i++) {
+        const lu_site_linear *l = t->linears[i];
+        const size_t bytes = (size_t)l->n * (size_t)l->k * sizeof *l->w;
+        t->saved[i] = lu_alloc(bytes);
+        if (!t->saved[i])
+            return lu_fail_nomem(err, bytes);
+        memcpy(t->saved[i], l->w, bytes);
+        t->w[i] = t->saved[i];
+    }
+    return LUTRA_OK;
 }
 
 static lutra_status open_loss(lu_seam_trial *t, lutra_err *err)
@@ -164,8 +175,10 @@ static lutra_status open_loss(lu_seam_trial *t, lutra_err *err)
     }
     if ((!alone || h) && !t->by_gptq) /* elsewhere rounds to nearest */
         LU_TRY(open_elsewhere(t, alone, err));
-    if (!alone || t->elsewhere)
+    if (t->elsewhere)
         return LUTRA_OK;
+    if (!alone)
+        return save_weights(t, err);
     t->approx = lu_array((size_t)l->n, (size_t)l->k * sizeof *t->approx);
     return t->approx ? LUTRA_OK : lu_fail_nomem(err, (size_t)l->n * (size_t)l->k);
 }
@@ -191,7 +204,8 @@ void lu_seam_trial_close(lu_seam_trial *t)
         lu_la_release(t->b->la);
     for (int i = 0; i < t->n; i++) {
         lu_site_linear *l = t->linears[i];
-        memcpy(l->w, t->saved[i], (size_t)l->n * (size_t)l->k * sizeof *l->w);
+        if (t->saved[i])
+            memcpy(l->w, t->saved[i], (size_t)l->n * (size_t)l->k * sizeof *l->w);
         lu_free(t->saved[i]);
     }
     for (int i = 0; t->gptq && i < t->seam->n_readers; i++)
@@ -199,6 +213,7 @@ void lu_seam_trial_close(lu_seam_trial *t)
     lu_free(t->gptq);
     lu_free(t->reader);
     lu_free(t->linears);
+    lu_free(t->w);
     lu_free(t->saved);
     lu_free(t->scale);
     lu_free(t->act_codes);

@@ -48,7 +48,8 @@ typedef struct lu_seam_trial {
     lu_act_quant act;         /* how the readers' inputs are rounded */
     int n;                    /* linears that are rounded */
     lu_site_linear **linears; /* [n] */
-    float **saved;            /* [n] their weights, restored by close */
+    float **w;                /* [n] their weights as they were: their own, or: */
+    float **saved;            /* [n] copies where trials change them, restored by close; else NULL */
     bool by_gptq;             /* a linear is rounded by GPTQ */
     int *reader;              /* [n] of the seam, whose input they multiply */
     lu_gptq_trial *gptq;      /* [seam->n_readers] of those with linears that GPTQ will round */

@@ -5,7 +5,9 @@
 
 #include <string.h>
 
+#include "base/file.h"
 #include "base/mem.h"
+#include "calib/gpu_ranges.h"
 
 /* ---- opening ----------------------------------------------------------------------------------
  */
@@ -42,7 +44,8 @@ static lutra_status embed_all(lu_runner *r, lutra_err *err)
     float *x = lu_alloc(bytes);
     if (!x)
         return lu_fail_nomem(err, bytes);
-    lutra_status status = r->walker->api->open(r->walker, LU_REST_STREAM, err);
+    lutra_status status = r->walker->api->open(
+        r->walker, LU_REST_STREAM, r->data->n_samples * r->data->length, err);
     for (int64_t i = 0; status == LUTRA_OK && batch_at(r, i, r->data->n_samples, &b); i++) {
         embed_job job = {r->model, r->data->ids + b.row, x};
         status = lu_check_cancel(r->model->ctx, err);
@@ -52,6 +55,8 @@ static lutra_status embed_all(lu_runner *r, lutra_err *err)
             status = r->walker->api->put(r->walker, LU_REST_STREAM, &b, x, err);
     }
     lu_free(x);
+    const lu_weight *from = &r->model->embedding; /* its pages are not needed again */
+    lu_map_release(from->data, (size_t)from->n * lu_weight_row_bytes(from));
     return status;
 }
 
@@ -153,11 +158,12 @@ static lutra_status record(lu_block *block, lu_part part, lutra_err *err)
     lu_walker *w = r->walker;
     lu_view *v = (lu_view *)block; /* block is its first member */
     const lu_resting place = LU_REST_RECORDED + part;
+    const int64_t rows = loss_samples(r, block) * r->data->length;
     const double start = lu_seconds();
     lu_batch b;
-    LU_TRY(w->api->open(w, place, err));
+    LU_TRY(w->api->open(w, place, rows, err));
     if (part == LU_PART_MLP)
-        LU_TRY(w->api->open(w, LU_REST_MIDDLE, err));
+        LU_TRY(w->api->open(w, LU_REST_MIDDLE, rows, err));
     LU_TRY(w->api->pack(w, v, LU_STAGE_QKV, last_stage(part), err));
     for (int64_t i = 0; batch_at(r, i, loss_samples(r, block), &b); i++) {
         LU_TRY(w->api->load(w, LU_REST_STREAM, &b, err));
@@ -247,6 +253,13 @@ static void scaled_close(lu_block *block)
     r->walker->api->trial_close(r->walker);
 }
 
+static lutra_status search_ranges(lu_block *block, lu_range_search *s, bool *possible,
+                                  lutra_err *err)
+{
+    lu_runner *r = block->runner;
+    return lu_gpu_ranges_search(r->walker->gpu, block, s, possible, err);
+}
+
 void lu_runner_serve(lu_runner *r, lu_view *v)
 {
     v->block.runner = r;
@@ -257,4 +270,5 @@ void lu_runner_serve(lu_runner *r, lu_view *v)
     v->block.scaled_open = scaled_open;
     v->block.scaled_loss = scaled_loss;
     v->block.scaled_close = scaled_close;
+    v->block.search_ranges = search_ranges;
 }

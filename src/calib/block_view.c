@@ -11,6 +11,8 @@
 #include "base/file.h"
 #include "base/mem.h"
 
+#define MAPPED_BYTES ((size_t)64 << 20) /* of a file that are looked at before they are given back */
+
 /* ---- linears ----------------------------------------------------------------------------------
  */
 
@@ -234,11 +236,17 @@ void lu_view_close(lu_view *v)
     *v = (lu_view){.model = NULL};
 }
 
+typedef struct {
+    const lu_view_linear *l;
+    int64_t first;
+} fetch_job;
+
 static void fetch_rows(void *arg, int64_t begin, int64_t end, int worker)
 {
-    const lu_view_linear *l = arg;
+    const fetch_job *j = arg;
+    const lu_view_linear *l = j->l;
     (void)worker;
-    for (int64_t r = begin; r < end; r++) {
+    for (int64_t r = j->first + begin; r < j->first + end; r++) {
         float *row = l->face.w + r * l->face.k;
         if (l->face.codes.codes)
             lu_linear_decode_row(&l->face, r, row);
@@ -254,10 +262,15 @@ lutra_status lu_view_fetch(lu_view *v, lu_view_linear *l, lutra_err *err)
     l->face.w = lu_array((size_t)l->face.n, (size_t)l->face.k * sizeof(float));
     if (!l->face.w)
         return lu_fail_nomem(err, (size_t)(l->face.n * l->face.k) * sizeof(float));
-    lu_pool_for(v->block.ctx->pool, l->face.n, 16, fetch_rows, l);
-    if (!l->face.codes.codes) { /* the copy stands for the mapped pages */
-        const lu_weight *from = &l->module->weight;
-        lu_map_release(from->data, (size_t)from->n * lu_weight_row_bytes(from));
+    const lu_weight *from = &l->module->weight;
+    const size_t row = lu_weight_row_bytes(from);
+    const int64_t most = row < MAPPED_BYTES ? (int64_t)(MAPPED_BYTES / row) : 1;
+    fetch_job j = {.l = l};
+    for (int64_t n; j.first < l->face.n; j.first += n) {
+        n = l->face.n - j.first < most ? l->face.n - j.first : most;
+        lu_pool_for(v->block.ctx->pool, n, 16, fetch_rows, &j);
+        if (!l->face.codes.codes) /* the copy stands for the mapped pages */
+            lu_map_release((const char *)from->data + (size_t)j.first * row, (size_t)n * row);
     }
     return LUTRA_OK;
 }

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 
 #define PIECE_BYTES ((int64_t)64 << 20) /* of float32 rows at a time */
+#define LEFT_BYTES ((int64_t)64 << 20)  /* that stay free for the products of losses */
 
 typedef struct {
     const lu_view_linear *linear;

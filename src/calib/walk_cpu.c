@@ -61,14 +61,14 @@ static lutra_status open_parts(cpu_walker *w, lutra_err *err)
 /* ---- rows -------------------------------------------------------------------------------------
  */
 
-static lutra_status open_place(lu_walker *w, lu_resting place, lutra_err *err)
+static lutra_status open_place(lu_walker *w, lu_resting place, int64_t rows, lutra_err *err)
 {
     lu_store *s = &own(w)->places[place];
     const int64_t share = place == LU_REST_STREAM ? 2 : 6;
-    if (s->rows)
+    if (s->rows >= rows)
         return LUTRA_OK;
-    return lu_store_open(w->data->n_samples * w->data->length, w->model->config.hidden_size,
-                         w->budget / share, w->folder, s, err);
+    lu_store_close(s);
+    return lu_store_open(rows, w->model->config.hidden_size, w->budget / share, w->folder, s, err);
 }
 
 static lutra_status put_rows(lu_walker *w, lu_resting place, const lu_batch *b, const float *x,

@@ -13,8 +13,7 @@
 #define BATCH_ROWS 8192
 
 typedef struct {
-    bool open;
-    int64_t row_bytes;
+    int64_t rows, row_bytes; /* rows: 0 where it is not open */
     uint8_t *gpu;  /* [rows][row_bytes], or NULL: */
     lu_store host; /* rows of row_bytes / 4 "floats" */
 } place;
@@ -36,15 +35,22 @@ static int64_t batch_rows(const lu_walker *w) { return w->per_batch * w->data->l
 /* ---- resting rows -----------------------------------------------------------------------------
  */
 
-static lutra_status open_place(lu_walker *face, lu_resting which, lutra_err *err)
+static void close_place(gpu_walker *w, place *p)
+{
+    w->face.gpu->api->give(w->face.gpu, p->gpu);
+    lu_store_close(&p->host);
+    *p = (place){.host.fd = -1};
+}
+
+static lutra_status open_place(lu_walker *face, lu_resting which, int64_t rows, lutra_err *err)
 {
     gpu_walker *w = own(face);
     lu_gpu *gpu = face->gpu;
     place *p = &w->places[which];
-    const int64_t rows = face->data->n_samples * face->data->length;
     size_t there;
-    if (p->open)
+    if (p->rows >= rows)
         return LUTRA_OK;
+    close_place(w, p);
     p->row_bytes = face->model->config.hidden_size * (which < LU_REST_RECORDED ? 4 : 2);
     LU_GPU_TRY(gpu, gpu->api->free_memory(gpu, &there), "asking for its memory", err);
     if (rows * p->row_bytes + w->reserve <= (int64_t)there)
@@ -54,7 +60,7 @@ static lutra_status open_place(lu_walker *face, lu_resting which, lutra_err *err
         LU_TRY(lu_store_open(rows, p->row_bytes / 4,
                              face->budget / (which == LU_REST_STREAM ? 2 : 6), face->folder,
                              &p->host, err));
-    p->open = true;
+    p->rows = rows;
     return LUTRA_OK;
 }
 
@@ -254,10 +260,8 @@ static void close_walker(lu_walker *face)
 {
     gpu_walker *w = own(face);
     lu_gpu *gpu = face->gpu;
-    for (int p = 0; p < LU_N_RESTING; p++) {
-        gpu->api->give(gpu, w->places[p].gpu);
-        lu_store_close(&w->places[p].host);
-    }
+    for (int p = 0; p < LU_N_RESTING; p++)
+        close_place(w, &w->places[p]);
     lu_gpu_trial_close(w->trial);
     gpu->api->give(gpu, w->sums);
     gpu->api->give_host(gpu, w->stage);

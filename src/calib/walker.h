@@ -8,7 +8,7 @@
 #include "calib/gather.h"
 #include "calib/input_ranges.h"
 
-/* Rows that rest. All are [n_samples * length][hidden]. */
+/* Rows that rest, [][hidden]: of all samples, or of the first, by which losses are taken. */
 typedef enum lu_resting {
     LU_REST_STREAM,   /* the residual stream where the present layer begins, or its MLP */
     LU_REST_MIDDLE,   /* before the MLP, for losses of that part */
@@ -33,8 +33,9 @@ typedef struct lu_walker_api {
     /* Hands the weights of the view as they are to the layer, for a run from..to; drops them. */
     lutra_status (*pack)(lu_walker *w, lu_view *v, lu_stage from, lu_stage to, lutra_err *err);
     void (*unpack)(lu_walker *w, lu_view *v);
-    /* The rows at hand are what run works on. open makes room for a resting place, once. */
-    lutra_status (*open)(lu_walker *w, lu_resting place, lutra_err *err);
+    /* The rows at hand are what run works on. open makes room for so many rows in a resting place;
+       what was there is lost if that was less. */
+    lutra_status (*open)(lu_walker *w, lu_resting place, int64_t rows, lutra_err *err);
     lutra_status (*put)(lu_walker *w, lu_resting place, const lu_batch *b, const float *x,
                         lutra_err *err);
     lutra_status (*get)(lu_walker *w, lu_resting place, const lu_batch *b, float *x,

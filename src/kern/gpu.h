@@ -132,6 +132,10 @@ typedef struct lu_gpu_gemm {
     X(cholesky_block, int, (int64_t n, float *a, int64_t ld, int32_t *bad, void *stream))          \
     X(invert_blocks, int,                                                                          \
       (int64_t n, const float *a, int64_t ld, int upper, float *inverses, void *stream))           \
+    X(judge_groups, int,                                                                           \
+      (int64_t n, int64_t groups, int64_t size, const float *d, const float *product, int first,   \
+       float factor, double *best, float *best_factor, void *stream))                              \
+    X(clip, int, (const lu_cuda_clip_args *a))                                                     \
     X(encode, int, (const lu_cuda_encode_args *a))
 
 struct lu_gpu_api {

@@ -41,7 +41,7 @@ lutra_status lu_la_gemm(lu_la *la, const lu_la_gemm_args *g, lutra_err *err);
 lutra_status lu_la_hold(lu_la *la, const float *a, int64_t count, lutra_err *err);
 void lu_la_release(lu_la *la);
 
-/* sums[r] = d_r h d_r^T for the rows of d[m][n]; h[n][n]. */
+/* sums[r] = d_r h d_r^T for the rows of d[m][n]; h[n][n], symmetric. */
 lutra_status lu_la_norms(lu_la *la, int64_t m, int64_t n, const float *d, const float *h,
                          double *sums, lutra_err *err);
 /* The same for d in the memory of the GPU that la was opened with. */

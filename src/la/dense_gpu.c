@@ -9,6 +9,7 @@
 #define P LU_CUDA_PANEL
 #define STRIP 2048      /* columns updated at a time: less of the wrong triangle is computed */
 #define PIECE ((int64_t)64 << 20)
+#define HALF_STRIP 4096 /* the same for a few hundred rows times a symmetric matrix */
 #define LONG_STRIP 8192 /* the same where only P rows are computed */
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -159,13 +160,38 @@ lutra_status lu_la_gpu_gemm(lu_la_gpu *g, const lu_la_gemm_args *host, lutra_err
     return LUTRA_OK;
 }
 
+/* product = d (2 U + D) for h = U^T + D + U, D of blocks on the diagonal: d product^T is d h d^T for
+   little more than half the work. Strips of h, each down to its block. */
+static lutra_status multiply_half(lu_la_gpu *g, int64_t m, int64_t n, const float *d,
+                                  const float *h, float *product, lutra_err *err)
+{
+    for (int64_t at = 0; at < n; at += HALF_STRIP) {
+        const int64_t width = smaller(HALF_STRIP, n - at);
+        lu_la_gemm_args call = {
+            .m = m, .n = width, .lda = n, .ldb = n, .c = product + at, .ldc = n};
+        call.alpha = 2;
+        call.k = at;
+        call.a = d;
+        call.b = h + at;
+        if (at)
+            LU_TRY(lu_la_gpu_multiply(g, &call, err));
+        call.alpha = 1;
+        call.beta = at ? 1 : 0;
+        call.k = width;
+        call.a = d + at;
+        call.b = h + at * n + at;
+        LU_TRY(lu_la_gpu_multiply(g, &call, err));
+    }
+    return LUTRA_OK;
+}
+
 lutra_status lu_la_gpu_norms(lu_la_gpu *g, int64_t m, int64_t n, const float *d, bool there,
                              const float *h, double *sums, lutra_err *err)
 {
     lu_gpu *gpu = g->gpu;
     float *room, *product;
     const float *rows = d, *matrix;
-    LU_TRY(lu_la_gpu_room(g, 2 * m + 2 * m * n + (lu_la_gpu_find(g, h) ? 0 : n * n), "a norm",
+    LU_TRY(lu_la_gpu_room(g, 2 * m + (there ? 1 : 2) * m * n + (lu_la_gpu_find(g, h) ? 0 : n * n), "a norm",
                           &room, err));
     double *room_sums = (double *)(void *)room;
     product = room + 2 * m;
@@ -173,17 +199,7 @@ lutra_status lu_la_gpu_norms(lu_la_gpu *g, int64_t m, int64_t n, const float *d,
     if (!there)
         LU_TRY(bring(g, d, m * n, &room, &rows, err));
     LU_TRY(bring(g, h, n * n, &room, &matrix, err));
-    const lu_la_gemm_args call = {.m = m,
-                                  .n = n,
-                                  .k = n,
-                                  .alpha = 1,
-                                  .a = rows,
-                                  .lda = n,
-                                  .b = matrix,
-                                  .ldb = n,
-                                  .c = product,
-                                  .ldc = n};
-    LU_TRY(lu_la_gpu_multiply(g, &call, err));
+    LU_TRY(multiply_half(g, m, n, rows, matrix, product, err));
     LU_GPU_TRY(gpu, gpu->api->dot_rows(m, n, product, rows, room_sums, gpu->stream), "a norm", err);
     LU_GPU_TRY(gpu, gpu->api->download(gpu, sums, room_sums, (size_t)m * sizeof *sums), "a norm",
                err);

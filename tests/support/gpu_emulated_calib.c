@@ -130,6 +130,74 @@ int emulated_dot_rows(int64_t n, int64_t cols, const float *a, const float *b, d
     return gpu_emulated_queue(run_dot_rows, &s, sizeof s);
 }
 
+typedef struct {
+    int64_t count, size;
+    const float *d, *product;
+    int first;
+    float factor;
+    double *best;
+    float *best_factor;
+} judge;
+
+static int run_judge(const void *args)
+{
+    const judge *j = args;
+    for (int64_t i = 0; i < j->count; i++) {
+        double error = 0;
+        if (j->first) {
+            j->best[i] = INFINITY;
+            j->best_factor[i] = 1;
+        }
+        for (int64_t c = i * j->size; c < (i + 1) * j->size; c++)
+            error += (double)j->d[c] * (double)j->product[c];
+        if (error < j->best[i]) {
+            j->best[i] = error;
+            j->best_factor[i] = j->factor;
+        }
+    }
+    return 0;
+}
+
+int emulated_judge_groups(int64_t n, int64_t groups, int64_t size, const float *d,
+                          const float *product, int first, float factor, double *best,
+                          float *best_factor, void *stream)
+{
+    const judge j = {n * groups, size, d, product, first, factor, best, best_factor};
+    (void)stream;
+    return gpu_emulated_queue(run_judge, &j, sizeof j);
+}
+
+static int run_clip(const void *args)
+{
+    const lu_cuda_clip_args *a = args;
+    const lutra_format *f = &a->encoder->format;
+    const lu_grid *grid = &a->encoder->grid;
+    const int64_t groups = lutra_format_groups(f, a->k), size = a->k / groups;
+    for (int64_t i = 0; i < a->n * groups; i++) {
+        const float factor = a->factors ? a->factors[i] : a->factor;
+        float scale, pivot[256];
+        int zero;
+        const bool good = lu_group_scale(f, a->lo[i] * factor, a->hi[i] * factor, &scale, &zero);
+        const float zero_value = f->zero_point ? f->table[zero] : 0;
+        if (good)
+            lu_group_pivots(grid, scale, zero_value, pivot);
+        for (int64_t c = i * size; c < (i + 1) * size; c++) {
+            uint8_t code;
+            if (good)
+                lu_group_codes(grid, scale, pivot, a->w + c, 1, &code);
+            a->difference[c] = good ? a->w[c] - scale * (f->table[code] - zero_value) : NAN;
+        }
+    }
+    return 0;
+}
+
+int emulated_clip(const lu_cuda_clip_args *a)
+{
+    if (lutra_format_groups(&a->encoder->format, a->k) == 0)
+        return LU_CUDA_E_SHAPE;
+    return gpu_emulated_queue(run_clip, a, sizeof *a);
+}
+
 static int run_scale_columns(const void *args)
 {
     const small *s = args;

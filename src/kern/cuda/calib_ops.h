@@ -33,6 +33,13 @@ int lu_cuda_square_rows(int64_t n, int64_t cols, const uint16_t *a, const uint16
 /* sums[r] = sum over c of a[r][c] b[r][c] for dense rows of float32. */
 int lu_cuda_dot_rows(int64_t n, int64_t cols, const float *a, const float *b, double *sums, void *stream);
 
+/* One candidate of a search: for each of n rows and groups of `size` columns the error
+   sum over the group of d * product, both dense [n][groups * size]; where it is below best[n][groups],
+   best becomes it and best_factor `factor`. first: nothing was tried yet; best_factor is then 1 where the
+   error is not a number. */
+int lu_cuda_judge_groups(int64_t n, int64_t groups, int64_t size, const float *d, const float *product, int first,
+                         float factor, double *best, float *best_factor, void *stream);
+
 /* c[n][n] *= factor on and above the diagonal; what lies below becomes its mirror image. */
 int lu_cuda_mirror(int64_t n, float factor, float *c, void *stream);
 

@@ -85,6 +85,32 @@ __global__ void __launch_bounds__(THREADS) dot_rows(int64_t cols, const float *a
         sums[row] = sum;
 }
 
+/* A warp takes a group; its lanes are added up in one order. */
+__global__ void __launch_bounds__(THREADS)
+    judge_groups(int64_t count, int64_t size, const float *d, const float *product, int first, float factor,
+                 double *best, float *best_factor)
+{
+    const int64_t i = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    const int lane = (int)threadIdx.x % 32;
+    double error = 0.0;
+    lu_begin();
+    if (i >= count)
+        return;
+    for (int64_t c = i * size + lane; c < (i + 1) * size; c += 32)
+        error += (double)d[c] * (double)product[c];
+    for (int step = 16; step; step /= 2)
+        error += __shfl_xor_sync(~0u, error, step);
+    if (lane)
+        return;
+    const double before = first ? (double)INFINITY : best[i];
+    if (first)
+        best_factor[i] = 1.0f;
+    if (error < before)
+        best_factor[i] = factor;
+    if (first || error < before)
+        best[i] = error < before ? error : before;
+}
+
 /* --- weights on trial ------------------------------------------------------------------------- */
 
 __global__ void scale_columns(int64_t cols, const float *w, const float *scale, float *out)
@@ -286,6 +312,18 @@ int lu_cuda_dot_rows(int64_t n, int64_t cols, const float *a, const float *b, do
         return 0;
     const lu_launch_shape s = {dim3((unsigned)n), THREADS, 0, stream};
     return lu_launch(dot_rows, s, cols, a, b, sums);
+}
+
+int lu_cuda_judge_groups(int64_t n, int64_t groups, int64_t size, const float *d, const float *product, int first,
+                         float factor, double *best, float *best_factor, void *stream)
+{
+    const int64_t blocks = (n * groups + THREADS / 32 - 1) / (THREADS / 32);
+    if (bad_shape(n) || groups < 1 || bad_shape(groups) || size < 1 || bad_shape(blocks))
+        return LU_CUDA_E_SHAPE;
+    if (n == 0)
+        return 0;
+    const lu_launch_shape s = {dim3((unsigned)blocks), THREADS, 0, stream};
+    return lu_launch(judge_groups, s, n * groups, size, d, product, first, factor, best, best_factor);
 }
 
 int lu_cuda_scale_columns(int64_t n, int64_t cols, const float *w, const float *scale, float *out, void *stream)

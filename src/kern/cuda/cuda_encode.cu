@@ -392,6 +392,38 @@ __global__ void __launch_bounds__(THREADS) encode_rows(const __grid_constant__ p
     }
 }
 
+/* --- ranges from elsewhere -------------------------------------------------------------------- */
+
+struct ranges {
+    const float *lo, *hi, *factors;
+    float factor;
+    float *difference;
+};
+
+/* A thread takes a weight; the scale of its group, a division, is each one's own. */
+template <grid_kind KIND>
+__global__ void __launch_bounds__(THREADS) clip_rows(const __grid_constant__ params p, ranges r)
+{
+    __shared__ table t;
+    const int c = (int)(blockIdx.y * THREADS + threadIdx.x);
+    if ((int)threadIdx.x < p.n_seen) {
+        t.value[threadIdx.x] = p.value[threadIdx.x];
+        t.mid[threadIdx.x] = p.mid[threadIdx.x];
+    }
+    __syncthreads();
+    if (c >= p.k)
+        return;
+    const int64_t row = blockIdx.x, at = row * p.k + c, group = row * (p.k / p.group) + c / p.group;
+    const float factor = r.factors ? r.factors[group] : r.factor, w = ((const float *)p.w)[at];
+    float scale, decoded = 0;
+    int zero;
+    const bool good =
+        group_scale(p, __fmul_rn(r.lo[group], factor), __fmul_rn(r.hi[group], factor), &scale, &zero);
+    if (scale != 0)
+        rank_of<KIND>(t, make_step(p, t, scale, zero), w, &decoded);
+    r.difference[at] = good ? __fsub_rn(w, decoded) : NAN;
+}
+
 /* --- the choice of kernels -------------------------------------------------------------------- */
 
 struct kernels {
@@ -444,35 +476,67 @@ int launch(void (*kernel)(params), int64_t n, const params &p, void *stream)
     return (int)cudaGetLastError();
 }
 
+grid_kind kind_of(const lu_grid *g) { return g->uniform ? INTEGERS : g->n <= 16 ? FEW : MANY; }
+
+bool good_shape(const lu_encoder *e, int64_t n, int64_t k)
+{
+    return n >= 0 && k >= 1 && k <= LU_CUDA_ENCODE_MAX_K &&
+           (!e->format.group_size || k % e->format.group_size == 0);
+}
+
+/* What follows from the encoder and the number of columns. */
+void fill(params *p, const lu_encoder *e, int64_t k)
+{
+    const lutra_format *f = &e->format;
+    const lu_grid *g = &e->grid;
+    const grid_kind kind = kind_of(g);
+    p->k = (int)k;
+    p->group = (int)(f->group_size ? f->group_size : k);
+    p->bits = f->bits;
+    p->n_values = g->n;
+    p->near_zero = g->near_zero;
+    p->n_seen = kind == INTEGERS ? g->n : kind == FEW ? 16 : 256;
+    p->whole = (int)rintf(GRID - GRID / e->widest);
+    p->scale_dtype = f->scale_dtype;
+    p->zero_point = f->zero_point;
+    p->mse = e->range == LUTRA_RANGE_MSE;
+    p->absmax_ref = f->absmax_ref;
+    p->widest = e->widest;
+    memcpy(p->value, g->value, sizeof p->value);
+    memcpy(p->mid, g->mid, sizeof p->mid);
+    memcpy(p->code, g->code, (size_t)g->n);
+}
+
 } // namespace
+
+extern "C" int lu_cuda_clip(const lu_cuda_clip_args *a)
+{
+    if (!good_shape(a->encoder, a->n, a->k) || a->n > INT32_MAX || a->k > (int64_t)65535 * THREADS)
+        return LU_CUDA_E_SHAPE;
+    if (a->n == 0)
+        return 0;
+    const grid_kind kind = kind_of(&a->encoder->grid);
+    const dim3 grid((unsigned)a->n, (unsigned)((a->k + THREADS - 1) / THREADS));
+    const ranges r = {a->lo, a->hi, a->factors, a->factor, a->difference};
+    params p = {a->w};
+    fill(&p, a->encoder, a->k);
+    (kind == INTEGERS ? clip_rows<INTEGERS>
+     : kind == FEW    ? clip_rows<FEW>
+                      : clip_rows<MANY>)<<<grid, THREADS, 0, (cudaStream_t)a->stream>>>(p, r);
+    return (int)cudaGetLastError();
+}
 
 extern "C" int lu_cuda_encode(const lu_cuda_encode_args *a)
 {
     const lutra_format *f = &a->encoder->format;
-    const lu_grid *g = &a->encoder->grid;
     const int64_t group = f->group_size ? f->group_size : a->k;
-    const grid_kind kind = g->uniform ? INTEGERS : g->n <= 16 ? FEW : MANY;
-    const kernels run = choose(a->dtype, group, kind);
-    if (!run.encode || a->n < 0 || a->k < 1 || a->k > LU_CUDA_ENCODE_MAX_K || a->k % group != 0)
+    const kernels run = choose(a->dtype, group, kind_of(&a->encoder->grid));
+    if (!run.encode || !good_shape(a->encoder, a->n, a->k))
         return LU_CUDA_E_SHAPE;
     if (a->n == 0)
         return 0;
     params p = {a->w, a->codes, a->scales, a->zeros, a->energies, a->n, (a->k * f->bits + 7) / 8};
-    p.k = (int)a->k;
-    p.group = (int)group;
-    p.bits = f->bits;
-    p.n_values = g->n;
-    p.near_zero = g->near_zero;
-    p.n_seen = kind == INTEGERS ? g->n : kind == FEW ? 16 : 256;
-    p.whole = (int)rintf(GRID - GRID / a->encoder->widest);
-    p.scale_dtype = f->scale_dtype;
-    p.zero_point = f->zero_point;
-    p.mse = a->encoder->range == LUTRA_RANGE_MSE;
-    p.absmax_ref = f->absmax_ref;
-    p.widest = a->encoder->widest;
-    memcpy(p.value, g->value, sizeof p.value);
-    memcpy(p.mid, g->mid, sizeof p.mid);
-    memcpy(p.code, g->code, (size_t)g->n);
+    fill(&p, a->encoder, a->k);
     const int error = p.mse ? launch(run.search, a->n * (a->k / group), p, a->stream) : 0;
     return error ? error : launch(run.encode, a->n, p, a->stream);
 }

@@ -29,6 +29,21 @@ typedef struct lu_cuda_encode_args {
 /* Asynchronous on the stream. 0, a cudaError_t or LU_CUDA_E_SHAPE. */
 int lu_cuda_encode(const lu_cuda_encode_args *a);
 
+/* What w loses when each group is rounded in a range of its own: difference = w - decoded, codes and
+   scale as lu_group_scale and lu_group_codes give them for the range [lo * factor, hi * factor]. NaN where
+   there is no scale for the range. */
+typedef struct lu_cuda_clip_args {
+    const lu_encoder *encoder; /* host; read before the call returns. Its range rule is of no account */
+    int64_t n, k;
+    const float *w;       /* [n][k] */
+    const float *lo, *hi; /* [n][groups] */
+    const float *factors; /* [n][groups], or NULL: `factor` for all */
+    float factor;
+    float *difference; /* [n][k] */
+    void *stream;
+} lu_cuda_clip_args;
+int lu_cuda_clip(const lu_cuda_clip_args *a);
+
 #ifdef __cplusplus
 }
 #endif
