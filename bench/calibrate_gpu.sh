@@ -32,18 +32,21 @@ ids() {
 report() {
     awk -v name="$1" -v walk="$(number "$2" walk)" -v stat="$(number "$2" statistics)" \
         -v factor="$(number "$2" factor)" -v method="$(number "$2" methods)" \
-        -v write="$(number "$2" write)" -v all="$(number "$2" seconds)" -v n="$3" -v total="$4" \
+        -v write="$(number "$2" write)" -v scales="$(number "$2" scales)" \
+        -v ranges="$(number "$2" ranges)" -v rounding="$(number "$2" rounding)" -v all="$(number "$2" seconds)" -v n="$3" -v total="$4" \
         -v host="$(number "$2" peak_memory)" -v gpu="$(number "$2" gpu_peak_memory)" \
         -v fore="$(number "$2" memory_forecast)" -v gfore="$(number "$2" gpu_memory_forecast)" 'BEGIN {
         block = (walk + stat + factor + method + write) / n
         printf "%s: a block %.2f s = walks %.2f, statistics %.2f, factors %.2f, methods %.2f, writing %.2f; ",
             name, block, walk / n, stat / n, factor / n, method / n, write / n
+        printf "methods = scales %.2f, ranges %.2f, rounding %.2f, other %.2f; ", scales / n, ranges / n,
+            rounding / n, (method - scales - ranges - rounding) / n
         printf "%d blocks would take %.0f s and %.1f s around them; peak host %.1f GB (forecast %.1f), GPU %.1f GB (%.1f)\n",
             total, block * total, all - block * n, host / 1e9, fore / 1e9, gpu / 1e9, gfore / 1e9 }'
 }
 
 part_tests() {
-    for t in test_gpu_factor test_gpu_calibrate; do
+    for t in test_gpu_factor test_gpu_ranges test_gpu_calibrate; do
         if [ -x "$TESTS/$t" ]; then
             LUTRA_TEST_GPU=$DEVICE timeout 40 "$TESTS/$t" >"$WORK/$t" 2>&1 && r=passed || r=FAILED
             say "$t on $DEVICE: $r"

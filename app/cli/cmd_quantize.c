@@ -355,8 +355,9 @@ static bool has_recipe(const settings *s) { return s->recipe || s->method; }
 
 static json_t *times_json(const lutra_quantize_times *t)
 {
-    return json_pack("{s:f, s:f, s:f, s:f, s:f}", "walk", t->walk, "statistics", t->statistics,
-                     "factor", t->factor, "methods", t->methods, "write", t->write);
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "walk", t->walk, "statistics",
+                     t->statistics, "factor", t->factor, "methods", t->methods, "write", t->write,
+                     "scales", t->scales, "ranges", t->ranges, "rounding", t->rounding);
 }
 
 static void print_json(const cli_call *call, const settings *s, const char *spec,

@@ -107,6 +107,10 @@ typedef struct lutra_quantize_times {
     double factor;     /* of second moments, for methods that want them */
     double methods;    /* all else that methods do: scaling, rounding, judging */
     double write;      /* blocks to disk */
+    /* of methods: */
+    double scales;   /* judging scales and moving them through the block */
+    double ranges;   /* clipped ranges */
+    double rounding; /* codes, and what rounding does to outputs */
 } lutra_quantize_times;
 
 typedef struct lutra_quantize_report {

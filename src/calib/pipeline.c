@@ -38,10 +38,58 @@ typedef struct {
     float **outputs;     /* of the site being rounded: rows times weights before, per linear */
     bool past_attention; /* the stream is where the MLP begins */
     bool gathered;       /* float inputs: statistics are complete and stay */
-    double statistics;   /* seconds */
+    double statistics;   /* seconds, as below */
+    double scales, clipping, rounding; /* without walks and factors */
 } run;
 
 static bool has_data(const run *r) { return r->runner.model != NULL; }
+
+/* ---- time -------------------------------------------------------------------------------------
+ */
+
+/* Seconds so far of what is counted neither as a walk nor as statistics nor as factors. */
+static double own_seconds(const run *r)
+{
+    return lu_seconds() - r->runner.seconds - r->statistics - lu_la_factor_seconds(r->la);
+}
+
+/* What is counted where it happens, since the run began. */
+static lutra_quantize_times times_now(const run *r)
+{
+    return (lutra_quantize_times){.walk = r->runner.seconds,
+                                  .statistics = r->statistics,
+                                  .factor = lu_la_factor_seconds(r->la),
+                                  .scales = r->scales,
+                                  .ranges = r->clipping,
+                                  .rounding = r->rounding};
+}
+
+static void count_times(run *r, const lutra_quantize_times *before, double worked, double written)
+{
+    const lutra_quantize_times now = times_now(r);
+    lutra_quantize_times *all = r->p->times, t;
+    t.statistics = now.statistics - before->statistics;
+    t.walk = now.walk - before->walk;
+    t.factor = now.factor - before->factor;
+    t.methods = worked - t.walk - t.statistics - t.factor;
+    t.write = written;
+    t.scales = now.scales - before->scales;
+    t.ranges = now.ranges - before->ranges;
+    t.rounding = now.rounding - before->rounding;
+    lu_log(r->p->ctx, LUTRA_LOG_DEBUG,
+           "layer %lld: walks %.3f s, statistics %.3f, factors %.3f, methods %.3f (scales %.3f, "
+           "ranges %.3f, rounding %.3f), writing %.3f",
+           (long long)r->view.block.index, t.walk, t.statistics, t.factor, t.methods, t.scales,
+           t.ranges, t.rounding, t.write);
+    all->walk += t.walk;
+    all->statistics += t.statistics;
+    all->factor += t.factor;
+    all->methods += t.methods;
+    all->write += t.write;
+    all->scales += t.scales;
+    all->ranges += t.ranges;
+    all->rounding += t.rounding;
+}
 
 /* ---- one pass over a block --------------------------------------------------------------------
  */
@@ -148,7 +196,9 @@ static lu_view_linear *view_of(const lu_site_linear *l)
 /* Calls the pass for one site and notes the relative output error of each linear it rounds. */
 static lutra_status work_on_site(run *r, const lu_recipe_pass *rp, lu_site *s, lutra_err *err)
 {
-    const bool measured = rp->pass->method.kind == LUTRA_METHOD_ROUND && s->stats.n_kept > 0;
+    const bool rounds = rp->pass->method.kind == LUTRA_METHOD_ROUND;
+    const bool measured = rounds && s->stats.n_kept > 0;
+    const double start = own_seconds(r);
     lutra_status status = LUTRA_OK;
     for (int i = 0; status == LUTRA_OK && i < s->n_linears; i++)
         status = lu_view_fetch(&r->view, view_of(s->linears[i]), err);
@@ -178,11 +228,13 @@ static lutra_status work_on_site(run *r, const lu_recipe_pass *rp, lu_site *s, l
     }
     if (!r->gathered)
         lu_stats_free(&s->stats);
+    *(rounds ? &r->rounding : &r->clipping) += own_seconds(r) - start;
     return status;
 }
 
 static lutra_status work_on_seams(run *r, const lu_recipe_pass *rp, lutra_err *err)
 {
+    const double start = own_seconds(r);
     for (int i = 0; rp->pass->seam && i < r->view.block.n_seams; i++) {
         lu_seam *seam = &r->view.block.seams[i];
         bool any = false;
@@ -191,6 +243,7 @@ static lutra_status work_on_seams(run *r, const lu_recipe_pass *rp, lutra_err *e
         if (any)
             LU_TRY(rp->pass->seam(&r->view.block, seam, rp->settings, err));
     }
+    r->scales += own_seconds(r) - start;
     return LUTRA_OK;
 }
 
@@ -291,33 +344,6 @@ static lutra_status watch_last(run *r, lutra_err *err)
     r->runner.stage = "inputs";
     return walk_and_watch(r, r->past_attention ? LU_STAGE_MLP : LU_STAGE_QKV, LU_STAGE_END,
                           LU_STAGE_DOWN, false, err);
-}
-
-/* What is counted where it happens, since the run began. */
-static lutra_quantize_times times_now(const run *r)
-{
-    return (lutra_quantize_times){.walk = r->runner.seconds,
-                                  .statistics = r->statistics,
-                                  .factor = lu_la_factor_seconds(r->la)};
-}
-
-static void count_times(run *r, const lutra_quantize_times *before, double worked, double written)
-{
-    const lutra_quantize_times now = times_now(r);
-    lutra_quantize_times *all = r->p->times, t;
-    t.statistics = now.statistics - before->statistics;
-    t.walk = now.walk - before->walk;
-    t.factor = now.factor - before->factor;
-    t.methods = worked - t.walk - t.statistics - t.factor;
-    t.write = written;
-    lu_log(r->p->ctx, LUTRA_LOG_DEBUG,
-           "layer %lld: walks %.3f s, statistics %.3f, factors %.3f, methods %.3f, writing %.3f",
-           (long long)r->view.block.index, t.walk, t.statistics, t.factor, t.methods, t.write);
-    all->walk += t.walk;
-    all->statistics += t.statistics;
-    all->factor += t.factor;
-    all->methods += t.methods;
-    all->write += t.write;
 }
 
 static lutra_status compress_block(run *r, lutra_err *err)
