@@ -184,6 +184,12 @@ static unsigned awq_needs(const void *set)
     return (s->scale ? LU_STAT_ABSMEAN : 0u) | LU_STAT_HESSIAN;
 }
 
+static int64_t awq_loss_samples(const void *set)
+{
+    const settings *s = set;
+    return s->scale ? s->loss_samples : -1;
+}
+
 const lu_pass lu_pass_awq = {
     .method = {.name = "awq",
                .summary = "scales channels by their activations, then clips weights",
@@ -193,6 +199,7 @@ const lu_pass lu_pass_awq = {
                .params = params},
     .settings_size = sizeof(settings),
     .needs = awq_needs,
+    .loss_samples = awq_loss_samples,
     .seam = awq_seam,
     .site = awq_site,
 };

@@ -170,6 +170,8 @@ static unsigned osplus_needs(const void *set)
     return LU_STAT_RANGE;
 }
 
+static int64_t osplus_loss_samples(const void *set) { return ((const settings *)set)->loss_samples; }
+
 const lu_pass lu_pass_osplus = {
     .method = {.name = "osplus",
                .summary = "centres channels and divides those that reach beyond a threshold",
@@ -179,5 +181,6 @@ const lu_pass lu_pass_osplus = {
                .params = params},
     .settings_size = sizeof(settings),
     .needs = osplus_needs,
+    .loss_samples = osplus_loss_samples,
     .seam = osplus_seam,
 };

@@ -217,6 +217,8 @@ typedef struct lu_pass {
     int64_t (*outliers)(const void *settings, int64_t k);
     /* E_ARG for settings or a format that do not go together, before any work. NULL: all do */
     lutra_status (*check)(const void *settings, const lutra_format *f, lutra_err *err);
+    /* lu_block.loss_samples that it will set, 0 = all; below 0, or NULL: it asks for no losses of parts */
+    int64_t (*loss_samples)(const void *settings);
     /* for each seam with a wanted linear among its readers; transforms */
     lutra_status (*seam)(lu_block *b, lu_seam *s, const void *settings, lutra_err *err);
     /* for each site with a wanted linear */

@@ -125,6 +125,12 @@ static unsigned smooth_needs(const void *set)
     return LU_STAT_ABSMAX | (((const settings *)set)->search ? LU_STAT_RANGE : 0u);
 }
 
+static int64_t smooth_loss_samples(const void *set)
+{
+    const settings *s = set;
+    return s->search ? s->loss_samples : -1;
+}
+
 const lu_pass lu_pass_smoothquant = {
     .method = {.name = "smoothquant",
                .summary = "moves outliers of activations into the weights behind norms",
@@ -134,5 +140,6 @@ const lu_pass lu_pass_smoothquant = {
                .params = params},
     .settings_size = sizeof(settings),
     .needs = smooth_needs,
+    .loss_samples = smooth_loss_samples,
     .seam = smooth_seam,
 };

@@ -107,9 +107,14 @@ static lutra_status take_room(lu_gpu_trial *t, const lu_scaled *s, lutra_err *er
     return LUTRA_OK;
 }
 
+int64_t lu_gpu_trial_bytes(int64_t k)
+{
+    const int64_t alone = 4 * LU_LINEAR_LOSS_ROWS * k;
+    return 2 * (PIECE_BYTES > alone ? PIECE_BYTES : alone) + LEFT_BYTES;
+}
+
 lutra_status lu_gpu_trial_open(lu_gpu *gpu, lu_gpu_bare *bare, bool bf16, lu_view *v,
-                               const lu_scaled *s, int64_t reserve, lu_gpu_trial **out,
-                               lutra_err *err)
+                               const lu_scaled *s, lu_gpu_trial **out, lutra_err *err)
 {
     bool possible;
     size_t there;
@@ -130,7 +135,7 @@ lutra_status lu_gpu_trial_open(lu_gpu *gpu, lu_gpu_bare *bare, bool bf16, lu_vie
     needed += 2 * 4 * t->rows * t->k;
     lutra_status status = open_parts(t, bare, s, &possible, err);
     if (status == LUTRA_OK && gpu->api->free_memory(gpu, &there) == 0)
-        possible = possible && needed + reserve <= (int64_t)there;
+        possible = possible && needed + LEFT_BYTES <= (int64_t)there;
     t->sums = lu_array((size_t)t->rows, sizeof *t->sums);
     if (status == LUTRA_OK && !t->sums)
         status = lu_fail_nomem(err, (size_t)t->rows * sizeof *t->sums);

@@ -237,7 +237,7 @@ static lutra_status trial_open(lu_walker *face, lu_view *v, const lu_scaled *s, 
                                lutra_err *err)
 {
     gpu_walker *w = own(face);
-    LU_TRY(lu_gpu_trial_open(face->gpu, w->bare, face->bf16, v, s, w->reserve, &w->trial, err));
+    LU_TRY(lu_gpu_trial_open(face->gpu, w->bare, face->bf16, v, s, &w->trial, err));
     *possible = w->trial != NULL;
     return LUTRA_OK;
 }
