@@ -127,7 +127,8 @@ static float *list_factors(const lutra_format *f, const lu_clip_settings *set, i
     *n = 0;
     if (list)
         list[(*n)++] = 1;
-    for (int64_t i = wide > 1 ? 0 : 1; list && (double)i <= set->max_shrink * (double)set->grid; i++)
+    for (int64_t i = wide > 1 ? 0 : 1; list && (double)i <= set->max_shrink * (double)set->grid;
+         i++)
         list[(*n)++] = wide * (1 - (float)i / (float)set->grid);
     return list;
 }

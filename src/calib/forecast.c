@@ -1,9 +1,10 @@
 /* forecast.c - see forecast.h. Follows pipeline.c: a walk holds the packed weights that it
    multiplies, and float32 weights of the one that is being packed, beside statistics; a site's hook
-   holds the weights of the site, its statistics, and what the method works with. Codes stay until the
-   block is written. With a transform all weights of the block are held, and its trials hold more. On a
-   GPU walks multiply 16-bit copies there; its memory holds one layer and one batch, and besides the
-   statistics that a walk gathers, a factor and a slab, weights on trial, or ranges being searched. */
+   holds the weights of the site, its statistics, and what the method works with. Codes stay until
+   the block is written. With a transform all weights of the block are held, and its trials hold
+   more. On a GPU walks multiply 16-bit copies there; its memory holds one layer and one batch, and
+   besides the statistics that a walk gathers, a factor and a slab, weights on trial, or ranges
+   being searched. */
 #include "calib/forecast.h"
 
 #include <string.h>
@@ -16,13 +17,13 @@
 #include "calib/walker.h"
 #include "model/gpu_bare.h"
 
-#define BATCH_ROWS 1024     /* walk_cpu.c */
-#define GPU_BATCH_ROWS 8192 /* walk_gpu.c */
-#define SLAB 1024           /* gptq.c */
-#define PRODUCT_PIECE ((int64_t)64 << 20)     /* floats: dense_gpu.c */
-#define GPU_SPARE ((int64_t)512 << 20)        /* of a context, kernels, libraries' workspaces */
-#define PROCESS ((int64_t)32 << 20)           /* the program, its threads, the vocabulary and names */
-#define PROCESS_ON_GPU ((int64_t)768 << 20)   /* with CUDA and cuBLASLt: 0.7 GB on an H200 */
+#define BATCH_ROWS 1024                     /* walk_cpu.c */
+#define GPU_BATCH_ROWS 8192                 /* walk_gpu.c */
+#define SLAB 1024                           /* gptq.c */
+#define PRODUCT_PIECE ((int64_t)64 << 20)   /* floats: dense_gpu.c */
+#define GPU_SPARE ((int64_t)512 << 20)      /* of a context, kernels, libraries' workspaces */
+#define PROCESS ((int64_t)32 << 20)         /* the program, its threads, the vocabulary and names */
+#define PROCESS_ON_GPU ((int64_t)768 << 20) /* with CUDA and cuBLASLt: 0.7 GB on an H200 */
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -121,8 +122,8 @@ static sizes size_stages(const lu_plan *plan, const lu_view *v, bool hessians)
     return s;
 }
 
-/* A transform tries scales: copies of the weights that a trial changes, and the part's weights packed
-   for a walk; or one linear rounded. Then ranges: differences, and products as large. */
+/* A transform tries scales: copies of the weights that a trial changes, and the part's weights
+   packed for a walk; or one linear rounded. Then ranges: differences, and products as large. */
 static int64_t trying(const sizes *s, const work *w, bool on_gpu)
 {
     int64_t most = 0;
@@ -173,8 +174,8 @@ static int64_t batch_bytes(const lu_model_config *c, int64_t length)
     return 4 * rows * (4 * c->hidden_size + 3 * q + 4 * kv + 3 * inner + moe);
 }
 
-/* What a GPU holds besides a layer, a batch and resting rows: at one time or another the statistics that
-   a walk gathers, a factor with a slab, its errors and a rival, weights on trial, ranges. */
+/* What a GPU holds besides a layer, a batch and resting rows: at one time or another the statistics
+   that a walk gathers, a factor with a slab, its errors and a rival, weights on trial, ranges. */
 static int64_t gpu_work(const sizes *s, const work *w)
 {
     int64_t most = 0;

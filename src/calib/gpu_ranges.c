@@ -111,8 +111,9 @@ static lutra_status bring_ones(search *g, lutra_err *err)
 
 static void leave_room(search *g)
 {
-    void *const all[] = {g->ones,        g->squares, g->w,     g->d,      g->product, g->lo,      g->hi,
-                         g->best_factor, g->best,    g->codes, g->scales, g->zeros,   g->energies};
+    void *const all[] = {g->ones,   g->squares, g->w,           g->d,    g->product,
+                         g->lo,     g->hi,      g->best_factor, g->best, g->codes,
+                         g->scales, g->zeros,   g->energies};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         g->gpu->api->give(g->gpu, all[i]);
     lu_free(g->encoder);
@@ -200,8 +201,8 @@ static lutra_status add_losses(search *g, int64_t n, double *loss, lutra_err *er
     double sums[LU_LINEAR_LOSS_ROWS];
     for (int64_t row = 0; row < n; row += LU_LINEAR_LOSS_ROWS) {
         const int64_t m = smaller(LU_LINEAR_LOSS_ROWS, n - row);
-        LU_TRY(lu_la_norms_there(g->b->la, m, g->k, g->d + row * g->k,
-                                 g->s->site->stats.hessian, sums, err));
+        LU_TRY(lu_la_norms_there(g->b->la, m, g->k, g->d + row * g->k, g->s->site->stats.hessian,
+                                 sums, err));
         for (int64_t r = 0; r < m; r++)
             *loss += sums[r];
     }
@@ -224,9 +225,9 @@ static lutra_status search_piece(search *g, int64_t row, int64_t n, lutra_err *e
         LU_TRY(round_plainly(g, n, err));
         LU_TRY(add_losses(g, n, &s->plain, err));
     }
-    LU_GPU_TRY(gpu,
-               gpu->api->download(gpu, s->best + at, g->best_factor, (size_t)count * sizeof *s->best),
-               "ranges", err);
+    LU_GPU_TRY(
+        gpu, gpu->api->download(gpu, s->best + at, g->best_factor, (size_t)count * sizeof *s->best),
+        "ranges", err);
     return LUTRA_OK;
 }
 

@@ -5,8 +5,8 @@
 #include "calib/block_view.h"
 #include "kern/gpu.h"
 
-/* *possible is false where a linear has several tables, or the rows of a piece do not fit. A Hessian
-   that la holds (lu_la_hold) is not brought again for the losses. */
+/* *possible is false where a linear has several tables, or the rows of a piece do not fit. A
+   Hessian that la holds (lu_la_hold) is not brought again for the losses. */
 lutra_status lu_gpu_ranges_search(lu_gpu *gpu, lu_block *b, lu_range_search *s, bool *possible,
                                   lutra_err *err);
 

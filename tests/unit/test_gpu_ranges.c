@@ -1,6 +1,7 @@
-/* test_gpu_ranges.c - clipped ranges that are searched on a GPU: the kernel's differences against the
-   CPU's rounding, bit for bit; which ranges win, and the losses, against the CPU's search; losses by
-   half of a Hessian. By itself on the emulated GPU, with LUTRA_TEST_GPU=cuda on a real one. */
+/* test_gpu_ranges.c - clipped ranges that are searched on a GPU: the kernel's differences against
+   the CPU's rounding, bit for bit; which ranges win, and the losses, against the CPU's search;
+   losses by half of a Hessian. By itself on the emulated GPU, with LUTRA_TEST_GPU=cuda on a real
+   one. */
 #include "support/expect.h"
 
 #include <math.h>
@@ -16,9 +17,9 @@ static lutra_ctx *ctx;
 static lu_gpu *gpu;
 static lu_la *la; /* with the GPU */
 
-static const char *const specs[] = {"int4:g128",   "int2:g32:asym",   "int3:channel", "nf3:g32:f32",
-                                    "lm2:g64",     "int4:g8:asym",    "nf4:g128:bf16", "int8:g64",
-                                    "int3:channel:asym:f32"};
+static const char *const specs[] = {"int4:g128",     "int2:g32:asym", "int3:channel",
+                                    "nf3:g32:f32",   "lm2:g64",       "int4:g8:asym",
+                                    "nf4:g128:bf16", "int8:g64",      "int3:channel:asym:f32"};
 #define N_SPECS (sizeof specs / sizeof *specs)
 #define N 37
 #define K 256
@@ -134,8 +135,12 @@ static void what_has_no_scale_is_no_number(void **state)
     assert_int_equal(gpu->api->download(gpu, best_factor, factor, sizeof best_factor), 0);
     assert_true(isfinite(best[0]) && best_factor[0] == 0.75f); /* the first of equals */
     assert_true(isinf(best[1]) && best_factor[1] == 1);
-    void *const all[] = {(void *)(uintptr_t)a.w, (void *)(uintptr_t)a.lo, (void *)(uintptr_t)a.hi,
-                         a.difference, judged, factor};
+    void *const all[] = {(void *)(uintptr_t)a.w,
+                         (void *)(uintptr_t)a.lo,
+                         (void *)(uintptr_t)a.hi,
+                         a.difference,
+                         judged,
+                         factor};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         gpu->api->give(gpu, all[i]);
     bare_linear_free(&l);
