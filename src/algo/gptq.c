@@ -448,17 +448,18 @@ static lutra_status fail_row(const walk *g, lutra_err *err)
 static lutra_status take_room(lu_block *b, walk *g, lutra_err *err)
 {
     const size_t k = (size_t)g->l->k, groups = (size_t)g->groups;
+    const size_t rows = (size_t)(g->l->n < SLAB ? g->l->n : SLAB);
     g->spare_bytes = k;
-    g->w = lu_array(SLAB, k * sizeof *g->w);
-    g->e = lu_array(SLAB, (size_t)g->block * sizeof *g->e);
-    g->scale = lu_array(SLAB, groups * sizeof *g->scale);
-    g->zero = lu_array(SLAB, groups * sizeof *g->zero);
-    g->codes = lu_array(SLAB, k);
-    g->loss = lu_array(SLAB, sizeof *g->loss);
+    g->w = lu_array(rows, k * sizeof *g->w);
+    g->e = lu_array(rows, (size_t)g->block * sizeof *g->e);
+    g->scale = lu_array(rows, groups * sizeof *g->scale);
+    g->zero = lu_array(rows, groups * sizeof *g->zero);
+    g->codes = lu_array(rows, k);
+    g->loss = lu_array(rows, sizeof *g->loss);
     g->spare = lu_array((size_t)lu_pool_size(b->ctx->pool), g->spare_bytes);
     return g->w && g->e && g->scale && g->zero && g->codes && g->loss && g->spare
                ? LUTRA_OK
-               : lu_fail_nomem(err, SLAB * k * sizeof *g->w);
+               : lu_fail_nomem(err, rows * k * sizeof *g->w);
 }
 
 static void leave_room(walk *g)

@@ -112,6 +112,8 @@ static lutra_status walk_all(lu_runner *r, lu_view *v, lu_stage from, lu_stage t
     lu_walker *w = r->walker;
     lu_batch b;
     LU_TRY(w->api->pack(w, v, from, to, err));
+    if (w->watch.gather)
+        LU_TRY(lu_gather_start(w->watch.gather, err));
     for (int64_t i = 0; batch_at(r, i, r->data->n_samples, &b); i++) {
         LU_TRY(w->api->load(w, LU_REST_STREAM, &b, err));
         LU_TRY(w->api->run(w, v, &b, from, to, err));

@@ -1,10 +1,10 @@
 /* forecast.c - see forecast.h. Follows pipeline.c: a walk holds the packed weights that it
-   multiplies, and float32 weights of the one that is being packed, beside statistics; a site's hook
-   holds the weights of the site, its statistics, and what the method works with. Codes stay until
-   the block is written. With a transform all weights of the block are held, and its trials hold
-   more. On a GPU walks multiply 16-bit copies there; its memory holds one layer and one batch, and
-   besides the statistics that a walk gathers, a factor and a slab, weights on trial, or ranges
-   being searched. */
+   multiplies, and either the float32 weights of the one that is being packed or statistics; a
+   site's hook holds the weights of the site, its statistics, and what the method works with. Codes
+   stay until the block is written. With a transform all weights of the block are held, and its
+   trials hold more. On a GPU walks multiply 16-bit copies there; its memory holds one layer and one
+   batch, and besides the statistics that a walk gathers, a factor and a slab, weights on trial, or
+   ranges being searched. */
 #include "calib/forecast.h"
 
 #include <string.h>
@@ -22,7 +22,6 @@
 #define SLAB 1024                           /* gptq.c */
 #define PRODUCT_PIECE ((int64_t)64 << 20)   /* floats: dense_gpu.c */
 #define GPU_SPARE ((int64_t)512 << 20)      /* of a context, kernels, libraries' workspaces */
-#define PROCESS ((int64_t)32 << 20)         /* the program, its threads, the vocabulary and names */
 #define PROCESS_ON_GPU ((int64_t)768 << 20) /* with CUDA and cuBLASLt: 0.7 GB on an H200 */
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -153,7 +152,7 @@ static int64_t phases(const sizes *s, const work *w, bool on_gpu)
         const int64_t gathered = w->sequential ? s->statistics[i] : statistics;
         if (i == LU_STAGE_DOWN && w->sequential) /* the stream is past the attention */
             packed = on_gpu ? 0 : s->weights[LU_STAGE_MLP];
-        peak = larger(peak, held + packed + packing + gathered);
+        peak = larger(peak, held + packed + larger(packing, gathered));
         peak = larger(peak, held + (w->transforms ? 0 : s->weights[i]) + gathered + s->rounding[i]);
         packed += on_gpu ? 0 : s->weights[i];
         packing = w->transforms ? 0 : larger(packing, s->widest[i]);
@@ -171,7 +170,7 @@ static int64_t batch_bytes(const lu_model_config *c, int64_t length)
     const int64_t q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     const int64_t inner = c->n_active * c->intermediate_size,
                   moe = c->n_experts > 1 ? 2 * c->n_active * c->hidden_size : 0;
-    return 4 * rows * (4 * c->hidden_size + 3 * q + 4 * kv + 3 * inner + moe);
+    return 4 * rows * (6 * c->hidden_size + 3 * q + 4 * kv + 3 * inner + moe);
 }
 
 /* What a GPU holds besides a layer, a batch and resting rows: at one time or another the statistics
@@ -207,7 +206,7 @@ lutra_status lu_pipeline_forecast(lutra_ctx *ctx, const lu_plan *plan, const lut
         const int64_t judged = rows ? w.loss_samples * calibration->length * hidden : 0;
         const lu_dataset data = {.n_samples = calibration->n_samples,
                                  .length = calibration->length};
-        out->host = phases(&s, &w, on_gpu) + PROCESS;
+        out->host = phases(&s, &w, on_gpu) + LU_FORECAST_PROCESS;
         if (rows && on_gpu) {
             const int64_t samples = lu_walker_batch(&data, GPU_BATCH_ROWS);
             out->gpu_reserve = gpu_work(&s, &w);

@@ -5,6 +5,9 @@
 #include "calib/recipe_parts.h"
 #include "calib/quantize_plan.h"
 
+/* Of host: the program, its threads, the vocabulary and names. */
+#define LU_FORECAST_PROCESS ((int64_t)32 << 20)
+
 /* Bytes at the peak of lu_pipeline_run, about: the largest of its phases for the first layer (all
    layers are alike), one batch, and the activations that are kept in memory. host does not count the
    mapped pages of the input, which the system takes back as it needs. gpu: 0 on the CPU; with the

@@ -19,7 +19,6 @@ static lutra_status open_site(lu_gather *g, int i, unsigned needs, lutra_err *er
     lu_site *site = &g->view->block.sites[i];
     lu_gather_site *to = &g->sites[i];
     lu_stats *s = &site->stats;
-    lu_stats_free(s);
     LU_TRY(take(&s->absmax, needs & LU_STAT_ABSMAX, 1, site->k, err));
     LU_TRY(take(&s->absmean, needs & LU_STAT_ABSMEAN, 1, site->k, err));
     LU_TRY(take(&s->lowest, needs & LU_STAT_RANGE, 1, site->k, err));
@@ -40,13 +39,23 @@ lutra_status lu_gather_open(lu_view *v, lu_stage first, lu_stage last, unsigned 
                             bool bf16, lu_gather *out, lutra_err *err)
 {
     const size_t n = (size_t)v->block.n_sites;
-    *out = (lu_gather){.view = v, .gpu = gpu, .bf16 = bf16};
+    *out = (lu_gather){
+        .view = v, .first = first, .last = last, .needs = needs, .gpu = gpu, .bf16 = bf16};
     out->sites = lu_calloc(n, sizeof *out->sites);
     if (!out->sites)
         return lu_fail_nomem(err, n * sizeof *out->sites);
     for (int i = 0; i < v->block.n_sites; i++)
         if (v->stages[i] >= first && v->stages[i] <= last)
-            LU_TRY(open_site(out, i, needs, err));
+            lu_stats_free(&v->block.sites[i].stats);
+    return LUTRA_OK;
+}
+
+lutra_status lu_gather_start(lu_gather *g, lutra_err *err)
+{
+    const lu_view *v = g->view;
+    for (int i = 0; i < v->block.n_sites; i++)
+        if (v->stages[i] >= g->first && v->stages[i] <= g->last)
+            LU_TRY(open_site(g, i, g->needs, err));
     return LUTRA_OK;
 }
 

@@ -18,6 +18,8 @@ typedef struct lu_gather_site {
 
 typedef struct lu_gather {
     lu_view *view;
+    lu_stage first, last;
+    unsigned needs;
     lu_gather_site *sites; /* [n_sites] */
     double seconds;        /* that gathering took */
     lu_gpu *gpu;           /* NULL: on the CPU */
@@ -27,11 +29,13 @@ typedef struct lu_gather {
     uint16_t *host_rows;
 } lu_gather;
 
-/* Empties the statistics of the sites at stages [first, last] and makes room for those of needs
-   (LU_STAT bits; rows are always kept): on the GPU, if there is one, until close. Close also after a
-   failure. E_NOMEM names the site and says what is free. */
+/* Empties the statistics of the sites at stages [first, last]. Close also after a failure. */
 lutra_status lu_gather_open(lu_view *v, lu_stage first, lu_stage last, unsigned needs, lu_gpu *gpu,
                             bool bf16, lu_gather *out, lutra_err *err);
+/* Makes room for the statistics of needs (LU_STAT bits; rows are always kept): on the GPU, if there is
+   one, until close. A walk calls it when its weights are packed, which takes memory too. E_NOMEM names
+   the site and says what is free. */
+lutra_status lu_gather_start(lu_gather *g, lutra_err *err);
 /* A tap (model/forward.h) whose user is the gather. */
 void lu_gather_tap(void *user, int64_t layer, const char *site, const float *x, int64_t rows,
                    int64_t cols);

@@ -20,6 +20,7 @@ static const char *const families[] = {"llama-h16", "mistral", "qwen2-h16", "gem
 #define N_FAMILIES (sizeof families / sizeof *families)
 #define SAMPLES 26
 #define LENGTH 20
+#define HIDDEN 48 /* of llama-h16 */
 
 static const char *device = "cuda";
 static bool emulated = true;
@@ -371,8 +372,12 @@ static void spilling_and_threads_change_nothing(void **state)
     if (emulated)
         gpu_emulated_now.memory = (256 << 20) + (768 << 10); /* the stream does not fit beside it */
     must(quantize(&p, "spilled", NULL, &err), &err);
+    if (emulated)
+        gpu_emulated_now.memory = 32 << 20; /* nor do weights on trial beside what is left free */
+    must(quantize(&p, "crowded", NULL, &err), &err);
     gpu_emulated_reset();
     assert_true(syn_same_folder(out_of(&p, "whole"), out_of(&p, "spilled")));
+    assert_true(syn_same_folder(out_of(&p, "whole"), out_of(&p, "crowded")));
     end(&p);
 }
 
@@ -492,6 +497,33 @@ static void what_does_not_fit_is_said_and_the_forecast_holds(void **state)
     end(&p);
 }
 
+/* What judges rests on the GPU: float32 rows before the MLP and the 16-bit outputs of both parts. */
+static void only_samples_that_judge_rest(void **state)
+{
+    (void)state;
+    static const int judges[] = {3, 0, 30}; /* 0: all */
+    int64_t peak[3];
+    if (!emulated)
+        skip();
+    for (int i = 0; i < 3; i++) {
+        char recipe[128];
+        place p;
+        lutra_err err = {0};
+        lutra_quantize_report r;
+        snprintf(recipe, sizeof recipe,
+                 "passes: [{method: awq, grid: 2, clip: false, loss_samples: %d}, {method: rtn}]\n",
+                 judges[i]);
+        begin(&p, "llama-h16", recipe);
+        must(quantize(&p, "out", &r, &err), &err);
+        assert_true(r.gpu_peak <= r.gpu_forecast);
+        peak[i] = r.gpu_peak;
+        lutra_quantize_report_free(&r);
+        end(&p);
+    }
+    assert_int_equal(peak[1], peak[2]);
+    assert_int_equal(peak[1] - peak[0], (30 - 3) * LENGTH * HIDDEN * (4 + 2 + 2));
+}
+
 /* Whichever call to the GPU fails: an error that says where, and nothing is kept. */
 static void faults_are_reported(void **state)
 {
@@ -539,6 +571,7 @@ int main(void)
         cmocka_unit_test(killed_runs_resume_to_the_same_bytes),
         cmocka_unit_test(another_device_or_type_does_not_resume),
         cmocka_unit_test(what_does_not_fit_is_said_and_the_forecast_holds),
+        cmocka_unit_test(only_samples_that_judge_rest),
         cmocka_unit_test(faults_are_reported),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

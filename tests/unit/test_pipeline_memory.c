@@ -4,7 +4,9 @@
 
 #include <malloc.h>
 #include <stdatomic.h>
+#include <string.h>
 
+#include "calib/forecast.h"
 #include "lutra/lutra.h"
 #include "support/synthetic_checkpoint.h"
 
@@ -38,9 +40,10 @@ static void count_free(void *p)
 
 #define LENGTH 32
 
-/* Bytes held at most while GPTQ runs over the model with so many samples, none of them in memory.
- */
-static int64_t peak_of(const char *model, const char *format, int64_t n_samples)
+/* Bytes held at most while a recipe runs over the model with so many samples, whose activations may
+   take so much memory. forecast: of these bytes; may be NULL. */
+static int64_t peak_with(const char *model, const char *passes, const char *format,
+                         int64_t n_samples, int64_t memory, int64_t *forecast)
 {
     char root[SYN_PATH], data[SYN_PATH + 16], out[SYN_PATH + 16];
     lutra_err err = {0};
@@ -55,27 +58,37 @@ static int64_t peak_of(const char *model, const char *format, int64_t n_samples)
     snprintf(out, sizeof out, "%s/out", root);
     lutra_quantize_options o;
     lutra_calibration c;
+    lutra_quantize_report report;
     lutra_recipe *recipe;
     lutra_quantize_options_init(&o);
     lutra_calibration_init(&c);
-    must(lutra_recipe_of_method("gptq", NULL, 0, &recipe, &err), &err);
+    must(lutra_recipe_parse("test", passes, strlen(passes), &recipe, &err), &err);
     must(lutra_format_parse(format, &o.format, &err), &err);
     o.recipe = recipe;
     o.calibration = &c;
     c.data = data;
     c.n_samples = n_samples;
     c.length = LENGTH;
-    c.memory = 0;
+    c.memory = memory;
     lutra_ctx *ctx = open_ctx(2);
     most = held;
     const int64_t before = held;
-    must(lutra_quantize_checkpoint(ctx, model, out, &o, NULL, &err), &err);
+    must(lutra_quantize_checkpoint(ctx, model, out, &o, &report, &err), &err);
     const int64_t peak = most - before;
+    if (forecast)
+        *forecast = report.memory_forecast - LU_FORECAST_PROCESS;
+    lutra_quantize_report_free(&report);
     assert_true(held - before < 4096); /* all is given back */
     lutra_close(ctx);
     lutra_recipe_free(recipe);
     syn_delete(root);
     return peak;
+}
+
+/* GPTQ, no activations in memory. */
+static int64_t peak_of(const char *model, const char *format, int64_t n_samples)
+{
+    return peak_with(model, "passes: [{method: gptq}]\n", format, n_samples, 0, NULL);
 }
 
 /* The file of ids, read whole, and the ids themselves are what grows. */
@@ -104,12 +117,37 @@ static void one_block_is_held(void **state)
         fail_msg("%lld bytes, expected about %lld", (long long)peak, (long long)bound);
 }
 
+/* What the program takes for itself, and a huge page that aligns the activations. */
+#define OWN (6 << 20)
+
+static void the_forecast_covers_it(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"models/llama-8m", "tests/fixtures/tiny/mixtral-h16"};
+    static const char *const recipes[] = {
+        "passes: [{method: rtn}]\n", "passes: [{method: gptq}]\n",
+        "passes: [{method: awq, grid: 3, loss_samples: 16}, {method: rtn}]\n",
+        "passes: [{method: awq, grid: 2, loss_samples: 16, clip_grid: 4}, {method: gptq}]\n",
+        "passes: [{method: smoothquant, loss_samples: 16}, {method: gptq}]\n"};
+    for (size_t m = 0; m < 2; m++)
+        for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++)
+            for (int spilled = 0; spilled < 2; spilled++) {
+                int64_t forecast;
+                const int64_t peak = peak_with(models[m], recipes[i], m ? "int4:g8" : "int4:g64",
+                                               64, spilled ? 0 : 1 << 30, &forecast);
+                if (!(peak <= forecast + OWN && forecast <= 2 * peak))
+                    fail_msg("%s, %s%lld bytes, %lld expected", models[m], recipes[i],
+                             (long long)peak, (long long)forecast);
+            }
+}
+
 int main(void)
 {
     lutra_set_allocator(count_alloc, count_resize, count_free);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(samples_do_not_add_up),
         cmocka_unit_test(one_block_is_held),
+        cmocka_unit_test(the_forecast_covers_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
