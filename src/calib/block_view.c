@@ -211,6 +211,14 @@ void lu_stats_free(lu_stats *s)
     *s = (lu_stats){.n_rows = 0};
 }
 
+void lu_stats_keep_rows(lu_stats *s)
+{
+    lu_stats kept = {.n_rows = s->n_rows, .rows = s->rows, .n_kept = s->n_kept};
+    s->rows = NULL;
+    lu_stats_free(s);
+    *s = kept;
+}
+
 void lu_view_close(lu_view *v)
 {
     for (int i = 0; v->linears && i < v->n_linears; i++) {

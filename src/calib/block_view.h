@@ -59,5 +59,6 @@ void lu_view_unpack(lu_view *v);
 int lu_view_find_site(const lu_view *v, const char *site);
 
 void lu_stats_free(lu_stats *s);
+void lu_stats_keep_rows(lu_stats *s); /* and how many were seen */
 
 #endif

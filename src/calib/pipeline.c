@@ -34,11 +34,11 @@ typedef struct {
     lu_output output;
     lu_view view;
     lu_input_ranges ranges; /* .view is NULL where no fixed scale is wanted */
-    double *errors;      /* [most linears of a layer] */
-    float **outputs;     /* of the site being rounded: rows times weights before, per linear */
-    bool past_attention; /* the stream is where the MLP begins */
-    bool gathered;       /* float inputs: statistics are complete and stay */
-    double statistics;   /* seconds, as below */
+    double *errors;         /* [most linears of a layer] */
+    float **outputs;        /* of the site being rounded: rows times weights before, per linear */
+    bool past_attention;    /* the stream is where the MLP begins */
+    bool gathered;          /* float inputs: statistics are complete and stay */
+    double statistics;      /* seconds, as below */
     double scales, clipping, rounding; /* without walks and factors */
 } run;
 
@@ -144,8 +144,8 @@ static lutra_status gather(run *r, lu_stage first, lu_stage last, unsigned needs
 {
     lu_gather g;
     const lu_stage from = r->past_attention ? LU_STAGE_MLP : LU_STAGE_QKV;
-    lutra_status status = lu_gather_open(&r->view, first, last, needs, r->p->gpu,
-                                         r->p->act == LUTRA_BF16, &g, err);
+    lutra_status status =
+        lu_gather_open(&r->view, first, last, needs, r->p->gpu, r->p->act == LUTRA_BF16, &g, err);
     const lu_watch watch = {&g, advance && r->ranges.view ? &r->ranges : NULL};
     double seconds;
     r->ranges.first = from;
@@ -158,13 +158,52 @@ static lutra_status gather(run *r, lu_stage first, lu_stage last, unsigned needs
     return status == LUTRA_OK ? closed : status;
 }
 
+/* ---- what a pass wants to know ------------------------------------------------------------------
+ */
+
+static unsigned needs_of(const run *r, const lu_recipe_pass *rp)
+{
+    unsigned needs = rp->pass->needs ? rp->pass->needs(rp->settings) : 0;
+    if (has_data(r) && rp->pass->method.kind == LUTRA_METHOD_ROUND)
+        needs |= LU_STAT_ROWS; /* for the table of errors */
+    return needs;
+}
+
+static bool is_last(const run *r, const lu_recipe_pass *rp)
+{
+    return rp == &r->p->recipe->passes[r->p->recipe->n_passes - 1];
+}
+
+static bool is_sequential(const run *r, const lu_recipe_pass *rp)
+{
+    return rp->pass->sequential && rp->pass->sequential(rp->settings) && has_data(r) &&
+           !r->gathered;
+}
+
+/* A transform keeps the rows that were gathered for it true (lu_seam_apply): a pass that comes next
+   and wants nothing else needs no walk of its own. */
+static bool rows_are_left_to_next(const run *r, const lu_recipe_pass *rp)
+{
+    return rp->pass->method.kind != LUTRA_METHOD_ROUND && !is_last(r, rp) &&
+           needs_of(r, rp + 1) == LU_STAT_ROWS && !is_sequential(r, rp + 1);
+}
+
+static bool rows_are_there(const run *r)
+{
+    bool all = true;
+    for (int i = 0; i < r->view.block.n_sites; i++)
+        all &= r->view.block.sites[i].stats.rows || !any_wanted(&r->view.block.sites[i]);
+    return all;
+}
+
 /* ---- what rounding does to outputs ------------------------------------------------------------
  */
 
 static lutra_status outputs_of(run *r, const lu_site *s, const lu_site_linear *l, float *y,
                                lutra_err *err)
 {
-    return lu_la_gemm(r->la, &(lu_la_gemm_args){.transpose_b = true,
+    return lu_la_gemm(r->la,
+                      &(lu_la_gemm_args){.transpose_b = true,
                                          .m = s->stats.n_kept,
                                          .n = l->n,
                                          .k = l->k,
@@ -174,7 +213,8 @@ static lutra_status outputs_of(run *r, const lu_site *s, const lu_site_linear *l
                                          .b = l->w,
                                          .ldb = l->k,
                                          .c = y,
-                                         .ldc = l->n}, err);
+                                         .ldc = l->n},
+                      err);
 }
 
 static double relative_error(const float *before, const float *after, int64_t n)
@@ -226,7 +266,9 @@ static lutra_status work_on_site(run *r, const lu_recipe_pass *rp, lu_site *s, l
         r->outputs[i] = NULL;
         lu_view_release(view_of(s->linears[i]));
     }
-    if (!r->gathered)
+    if (!r->gathered && rows_are_left_to_next(r, rp))
+        lu_stats_keep_rows(&s->stats);
+    else if (!r->gathered)
         lu_stats_free(&s->stats);
     *(rounds ? &r->rounding : &r->clipping) += own_seconds(r) - start;
     return status;
@@ -247,19 +289,6 @@ static lutra_status work_on_seams(run *r, const lu_recipe_pass *rp, lutra_err *e
     return LUTRA_OK;
 }
 
-static unsigned needs_of(const run *r, const lu_recipe_pass *rp)
-{
-    unsigned needs = rp->pass->needs ? rp->pass->needs(rp->settings) : 0;
-    if (has_data(r) && rp->pass->method.kind == LUTRA_METHOD_ROUND)
-        needs |= LU_STAT_ROWS; /* for the table of errors */
-    return needs;
-}
-
-static bool is_last(const run *r, const lu_recipe_pass *rp)
-{
-    return rp == &r->p->recipe->passes[r->p->recipe->n_passes - 1];
-}
-
 /* Weights that a transform may change stay in memory until they are rounded. */
 static lutra_status hold_all(run *r, bool changed, lutra_err *err)
 {
@@ -272,13 +301,12 @@ static lutra_status hold_all(run *r, bool changed, lutra_err *err)
 static lutra_status run_pass(run *r, const lu_recipe_pass *rp, lutra_err *err)
 {
     const lu_pass *pass = rp->pass;
-    const bool sequential =
-        pass->sequential && pass->sequential(rp->settings) && has_data(r) && !r->gathered;
+    const bool sequential = is_sequential(r, rp);
     const unsigned needs = needs_of(r, rp);
     if (choose(r, rp) == 0)
         return LUTRA_OK;
     r->runner.stage = pass->method.name;
-    if (needs && !sequential && !r->gathered)
+    if (needs && !sequential && !r->gathered && !(needs == LU_STAT_ROWS && rows_are_there(r)))
         LU_TRY(gather(r, LU_STAGE_QKV, LU_STAGE_DOWN, needs, false, err));
     if (pass->method.kind != LUTRA_METHOD_ROUND || pass->block)
         LU_TRY(hold_all(r, pass->method.kind != LUTRA_METHOD_ROUND, err));
@@ -357,8 +385,8 @@ static lutra_status compress_block(run *r, lutra_err *err)
             l->face.format = s->format;
             l->face.act = s->act;
         }
-        const lu_recipe_pass *rounds =
-            lu_recipe_rounds(r->p->recipe, l->name, r->view.block.index); /* transforms look ahead */
+        const lu_recipe_pass *rounds = lu_recipe_rounds(
+            r->p->recipe, l->name, r->view.block.index); /* transforms look ahead */
         l->face.range = rounds && rounds->has_range ? rounds->range : r->p->range;
         l->face.gptq = rounds && rounds->pass == &lu_pass_gptq ? rounds->settings : NULL;
         r->errors[i] = NAN;
