@@ -61,28 +61,32 @@ static void keep(const cf_row *r)
     fflush(stdout);
 }
 
-/* A row for each of the token counts (ends with 0); weights are made once. */
+/* A row for each of the token counts (ends with 0), few tokens first: many make the chip hot and
+ * slow. */
 static void time_block(const char *part, const block *b, int bits, int64_t group, int bf16,
                        const int *tokens, int read)
 {
     enum { MOST = 16 };
     cf_row r[MOST] = {0};
+    cb_weights w[CF_LAYERS];
+    double read_us = 0;
     for (int i = 0; i < b->n_layers; i++) {
-        const layer *l = &b->layers[i];
-        cb_weights w;
-        cb_weights_open(&w, l->n, l->k, bits, group, bf16, 0);
-        const double read_us = read ? cb_time_read(&dev, &w) : 0;
-        for (int t = 0; t < MOST && tokens[t]; t++) {
+        cb_weights_open(&w[i], b->layers[i].n, b->layers[i].k, bits, group, bf16, 0);
+        read_us += read ? cb_time_read(&dev, &w[i]) : 0;
+    }
+    for (int t = 0; t < MOST && tokens[t]; t++)
+        for (int i = 0; i < b->n_layers; i++) {
+            const layer *l = &b->layers[i];
             const double m = tokens[t];
-            r[t].us[i] = cb_time_product(chosen->product, &dev, &w, tokens[t], overlap);
+            r[t].us[i] = cb_time_product(chosen->product, &dev, &w[i], tokens[t], overlap);
             r[t].sum += r[t].us[i];
-            r[t].read += read_us;
-            r[t].bytes += (double)w.bytes + 2 * m * (double)(l->n + l->k);
+            r[t].bytes += (double)w[i].bytes + 2 * m * (double)(l->n + l->k);
             r[t].flops += 2 * m * (double)l->n * (double)l->k;
         }
-        cb_weights_close(&w);
-    }
+    for (int i = 0; i < b->n_layers; i++)
+        cb_weights_close(&w[i]);
     for (int t = 0; t < MOST && tokens[t]; t++) {
+        r[t].read = read_us;
         r[t].part = part;
         r[t].name = b->name;
         r[t].kernel = "lutra";
@@ -187,7 +191,7 @@ static void part_unpack(const char *part)
 
 static void time_ways(const block *b, int bits)
 {
-    static const char *const names[LU_CUDA_WAYS] = {"table", "mixed", "registers", "arithmetic"};
+    static const char *const names[LU_CUDA_WAYS] = {"table", "arithmetic"};
     static const int tokens[] = {1, 4, 8, 16, 32};
     enum { COUNTS = sizeof tokens / sizeof *tokens };
     double sum[LU_CUDA_WAYS][COUNTS] = {0};

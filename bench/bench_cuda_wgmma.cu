@@ -39,6 +39,7 @@
     } while (0)
 
 static lu_cuda_device device;
+static void *scratch;
 static uint64_t seed = 1;
 static int skipped, plain_only, no_split, reduced;
 
@@ -186,8 +187,9 @@ static bool check_one(int variant, const test &v, bool quiet)
     reference<<<(unsigned)((m * n + 127) / 128), 128>>>(ref, plain, x, bias, m, n, k, ldx, v.bf16);
     CHECK(cudaDeviceSynchronize());
     const lut_shape s = lut_make_shape(n, k, v.bits, group);
-    const lut_wgmma_plan plan = {variant, v.splits, v.plain_x || plain_only};
-    if (!lut_wgmma_accepts(&device, &s, &lut, variant, plan.splits)) {
+    const lut_wgmma_plan plan = {variant, v.splits > 2 ? 0 : std::min(v.splits, lut_wgmma_most_cuts(&device, &s, variant, m)),
+                                 v.plain_x || plain_only};
+    if (!lut_wgmma_accepts(&device, &s, &lut, variant)) {
         printf("  not accepted: n %ld k %ld group %ld bits %d zeros %d splits %d\n", n, k, v.group, v.bits, v.zeros, v.splits);
         skipped++;
         return true;
@@ -195,7 +197,7 @@ static bool check_one(int variant, const test &v, bool quiet)
     std::vector<uint16_t> got((size_t)y_size), again((size_t)y_size);
     bool same = true;
     for (int rep = 0; rep < 4; rep++) {
-        const lu_cuda_lut_call call = {m, x, ldx, y + margin, ldy, bias, rep > 0, 0};
+        const lu_cuda_lut_call call = {m, x, ldx, y + margin, ldy, bias, rep > 0, 0, scratch};
         if (rep < 2)
             CHECK(cudaMemset(y, 0xff, y_size * 2));
         const int e = lut_wgmma_run(&device, &s, &lut, &call, &plan);
@@ -455,7 +457,7 @@ static void time_variant(int v, const request &q)
         if (q.m) {
             const lut_wgmma_plan plan = {v, (int)q.splits, 0};
             for (int i = 0; i < 3; i++) {
-                const lu_cuda_lut_call call = {q.m, x, k, y, n, NULL, 1, 0};
+                const lu_cuda_lut_call call = {q.m, x, k, y, n, NULL, 1, 0, scratch};
                 CHECK(lut_wgmma_run(&device, &s, &luts[i % copies], &call, &plan));
             }
             CHECK(cudaDeviceSynchronize());
@@ -464,17 +466,12 @@ static void time_variant(int v, const request &q)
         for (int64_t m : token_counts) {
             if (is->tokens > 4 * m || m > (is->tokens <= 64 ? 4 : 64) * is->tokens || (q.quick && m == 2048))
                 continue;
-            const int64_t tiles = (n + is->rows - 1) / is->rows * ((m + is->tokens - 1) / is->tokens);
-            for (int splits = 1; splits <= LUT_WGMMA_SPLITS; splits *= 2) {
-                if (splits != 1 && no_split)
-                    continue;
-                if (splits > 1 && tiles * splits > 2 * device.sm_count)
-                    continue;
-                if (!lut_wgmma_accepts(&device, &s, &luts[0], v, splits))
+            for (int splits = 0; splits <= (no_split ? 1 : lut_wgmma_most_cuts(&device, &s, v, m)); splits++) {
+                if (!lut_wgmma_accepts(&device, &s, &luts[0], v))
                     continue;
                 const lut_wgmma_plan plan = {v, splits, plain_only};
                 const double us = time_graph([&](int i, cudaStream_t st) {
-                    const lu_cuda_lut_call call = {m, x, k, y, n, NULL, 1, st};
+                    const lu_cuda_lut_call call = {m, x, k, y, n, NULL, 1, st, scratch};
                     CHECK(lut_wgmma_run(&device, &s, &luts[i % copies], &call, &plan));
                 }, launches_for(m, copies), m <= 1024 ? 7 : 3);
                 printf("T %d %ld %d %d %d %.2f\n", q.model, m, v, l, splits, us);
@@ -658,6 +655,8 @@ int main(int argc, char **argv)
     }
     if (one >= 0) {
         CHECK(lu_cuda_device_get(0, &device));
+        CHECK(cudaMalloc(&scratch, lu_cuda_lut_scratch(&device)));
+        CHECK(cudaMemset(scratch, 0, lu_cuda_lut_scratch(&device)));
         if (check)
             bad += check_variant(one);
         if (time)

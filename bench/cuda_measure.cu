@@ -164,24 +164,28 @@ struct product_job {
     const cb_weights *w;
     int64_t m;
     uint16_t *x, *y;
+    void *scratch;
     int overlap;
 };
 
 static void launch_product(void *job, int i, cudaStream_t stream)
 {
     const product_job *j = (const product_job *)job;
-    const lu_cuda_lut_call call = {j->m, j->x, j->w->k, j->y, j->w->n, NULL, j->overlap, stream};
+    const lu_cuda_lut_call call = {j->m, j->x, j->w->k, j->y, j->w->n, NULL, j->overlap, stream, j->scratch};
     CB_TRY(j->f(j->dev, &j->w->luts[i % j->w->copies], &call));
 }
 
 double cb_time_product(cb_product *f, const lu_cuda_device *dev, const cb_weights *w, int64_t m, int overlap)
 {
-    product_job j = {f, dev, w, m, NULL, NULL, overlap};
+    product_job j = {f, dev, w, m, NULL, NULL, NULL, overlap};
+    CB_TRY(cudaMalloc(&j.scratch, lu_cuda_lut_scratch(dev)));
+    CB_TRY(cudaMemset(j.scratch, 0, lu_cuda_lut_scratch(dev)));
     CB_TRY(cudaMalloc((void **)&j.x, (size_t)(m * w->k * 2)));
     CB_TRY(cudaMalloc((void **)&j.y, (size_t)(m * w->n * 2)));
     fill_values<<<512, 256>>>(j.x, m * w->k, 0, 0, w->bf16, 3);
     CB_TRY(cudaDeviceSynchronize());
     const double us = time_graph(launch_product, &j, w->copies > 20 || m > 256 ? w->copies : 20);
+    cudaFree(j.scratch);
     cudaFree(j.x);
     cudaFree(j.y);
     return us;

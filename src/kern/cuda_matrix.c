@@ -13,9 +13,12 @@
 
 struct lutra_cuda {
     lu_gpu *g;
+    void *scratch; /* for products on `stream`, or NULL */
+    void *stream;
 };
 
 struct lutra_cuda_matrix {
+    lutra_cuda *gpu;
     lu_gpu *g;
     void *own; /* device memory to give back, or NULL */
     lu_cuda_lut lut;
@@ -42,8 +45,32 @@ void lutra_cuda_close(lutra_cuda *gpu)
 {
     if (!gpu)
         return;
+    if (gpu->scratch) {
+        gpu->g->api->use(gpu->g);
+        gpu->g->api->give(gpu->g, gpu->scratch);
+    }
     lu_gpu_close(gpu->g);
     lu_free(gpu);
+}
+
+lutra_status lutra_cuda_favour(lutra_cuda *gpu, void *stream, lutra_err *err)
+{
+    lu_gpu *g = gpu->g;
+    const size_t bytes = g->api->lut_scratch(&g->chip);
+    if (bytes && !gpu->scratch) {
+        void *scratch;
+        LU_GPU_TRY(g, g->api->take(g, bytes, &scratch), "memory for products", err);
+        int e = g->api->zero(g, scratch, bytes);
+        if (!e)
+            e = g->api->sync(g);
+        if (e) {
+            g->api->give(g, scratch);
+            return lu_gpu_fail(g, e, "clearing memory", err);
+        }
+        gpu->scratch = scratch;
+    }
+    gpu->stream = stream;
+    return LUTRA_OK;
 }
 
 void lutra_cuda_source_init(lutra_cuda_source *s)
@@ -173,6 +200,7 @@ lutra_status lutra_cuda_matrix_open(lutra_cuda *gpu, const lutra_cuda_source *s,
     lutra_cuda_matrix *w = lu_calloc(1, sizeof *w);
     if (!w)
         return lu_fail_nomem(err, sizeof *w);
+    w->gpu = gpu;
     w->g = g;
     w->settled = !s->on_device;
     lutra_status status = LUTRA_OK;
@@ -278,7 +306,8 @@ lutra_status lutra_cuda_multiply(lutra_cuda_matrix *w, int64_t m, const void *x,
                                    .ldy = ldy,
                                    .bias = bias,
                                    .overlap = w->settled,
-                                   .stream = stream};
+                                   .stream = stream,
+                                   .scratch = stream == w->gpu->stream ? w->gpu->scratch : NULL};
     LU_GPU_TRY(g, g->api->use(g), "choosing the GPU", err);
     LU_GPU_TRY(g, g->api->lut_matmul(&g->chip, &w->lut, &call), "a product", err);
     w->settled = true;

@@ -66,8 +66,8 @@ typedef struct lu_gpu_gemm {
     int64_t ldc;
 } lu_gpu_gemm;
 
-/* The kernels of cuda_ops.h, cuda_int8.h, calib_ops.h, cuda_encode.h and lut_matmul.h that are called
-   from above: name, result, parameters. */
+/* The kernels of cuda_ops.h, cuda_int8.h, calib_ops.h, cuda_encode.h and lut_matmul.h that are
+   called from above: name, result, parameters. */
 #define LU_GPU_KERNELS(X)                                                                          \
     X(lut_bytes, size_t, (int64_t n, int64_t k, int bits, int64_t group_size, int has_zeros))      \
     X(lut_pack, int,                                                                               \
@@ -79,8 +79,8 @@ typedef struct lu_gpu_gemm {
     X(lut_unpack, int,                                                                             \
       (const lu_cuda_lut *w, int64_t first_row, int64_t rows, uint16_t *out, void *stream))        \
     X(lut_dense_from, int64_t, (const lu_cuda_device *chip, const lu_cuda_lut *w))                 \
-    X(act_codes, int,                                                                              \
-      (const lu_cuda_act_args *a, int8_t *codes, float *scale, int32_t *zero))                     \
+    X(lut_scratch, size_t, (const lu_cuda_device *chip))                                           \
+    X(act_codes, int, (const lu_cuda_act_args *a, int8_t *codes, float *scale, int32_t *zero))     \
     X(act_fake, int, (const lu_cuda_act_args *a, uint16_t *y))                                     \
     X(int8_pack, int,                                                                              \
       (int64_t n, int64_t k, int bits, const uint8_t *codes, const uint8_t *zeros,                 \

@@ -15,16 +15,16 @@
 #define ALIGNMENT 256 /* bytes; what vector loads and cuBLASLt like best */
 /* Left alone when deciding whether a model fits: contexts of the driver and cuBLASLt. */
 #define SPARE_BYTES ((size_t)256 << 20)
-#define EXPAND_ROWS 64 /* rows of codes made dense at a time */
+#define EXPAND_ROWS 64           /* rows of codes made dense at a time */
 #define MOST_UNPACKED (64 << 20) /* values */
 
 typedef struct {
     lutra_model *m;
     lu_gpu_model *g;
     bool filling;
-    size_t used;      /* of the arena */
-    uint8_t *raw;     /* canonical codes, scales and zero points of one part */
-    size_t raw_bytes; /* the largest that is needed */
+    size_t used;                       /* of the arena */
+    uint8_t *raw;                      /* canonical codes, scales and zero points of one part */
+    size_t raw_bytes;                  /* the largest that is needed */
     int64_t most_values, most_columns; /* of a coded part */
     int64_t per_token;
     lu_gpu_upload upload;
@@ -159,7 +159,8 @@ static lutra_status load_integers(loader *l, lu_module *const *modules, int n, l
     lu_gpu *gpu = l->g->gpu;
     const lu_weight *w = &modules[0]->weight;
     const int64_t rows = lu_int8_padded(part->n, LU_INT8_ROWS),
-                  cols = lu_int8_padded(w->k, LU_INT8_COLUMNS), stride = (int64_t)lu_weight_row_bytes(w);
+                  cols = lu_int8_padded(w->k, LU_INT8_COLUMNS),
+                  stride = (int64_t)lu_weight_row_bytes(w);
     const size_t codes = (size_t)(part->n * stride), zeros = w->zeros ? (size_t)part->n : 0;
     part->integers = carve(l, (size_t)(rows * cols));
     part->scales = carve(l, (size_t)part->n * sizeof *part->scales);
@@ -318,6 +319,16 @@ static void load_unpacked(loader *l)
     l->g->unpacked_room = room;
 }
 
+static lutra_status load_scratch(loader *l, lutra_err *err)
+{
+    lu_gpu *gpu = l->g->gpu;
+    const size_t bytes = gpu->api->lut_scratch(&gpu->chip);
+    l->g->scratch = bytes ? carve(l, bytes) : NULL;
+    if (l->filling && bytes)
+        LU_GPU_TRY(gpu, gpu->api->zero(gpu, l->g->scratch, bytes), "clearing memory", err);
+    return LUTRA_OK;
+}
+
 /* --- the walk --------------------------------------------------------------------------------- */
 
 static lutra_status load_vector(loader *l, const float *v, int64_t n, float **out, lutra_err *err)
@@ -403,7 +414,7 @@ static lutra_status walk(loader *l, lutra_err *err)
     LU_TRY(load_vector(l, l->m->final_norm, l->m->config.hidden_size, &l->g->final_norm, err));
     LU_TRY(load_lm_head(l, err));
     load_unpacked(l);
-    return LUTRA_OK;
+    return load_scratch(l, err);
 }
 
 /* --- memory ----------------------------------------------------------------------------------- */

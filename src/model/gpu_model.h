@@ -5,9 +5,9 @@
    rows, when their formats agree. Where one of them is compressed in another way, or left alone,
    they are several products that write into the columns of one output.
 
-   Where inputs are rounded to integers (slots.h, `input`) and a linear's weights are integers of more
-   than 4 bits with one scale a row, integers are multiplied. In all other cases rounded inputs are
-   turned back to the activation type and multiplied as that. */
+   Where inputs are rounded to integers (slots.h, `input`) and a linear's weights are integers of
+   more than 4 bits with one scale a row, integers are multiplied. In all other cases rounded inputs
+   are turned back to the activation type and multiplied as that. */
 #ifndef LU_MODEL_GPU_MODEL_H
 #define LU_MODEL_GPU_MODEL_H
 
@@ -80,8 +80,9 @@ typedef struct lu_gpu_model {
     float *final_norm;
     lu_gpu_linear lm_head;
     lu_gpu_layer *layers;
-    uint16_t *unpacked; /* room for coded weights made dense, for products of many tokens */
+    uint16_t *unpacked;    /* room for coded weights made dense, for products of many tokens */
     int64_t unpacked_room; /* values */
+    void *scratch;         /* of coded products (lut_matmul.h) */
     lu_gpu_pool pool;
     int64_t round_columns; /* most columns of rounded inputs, padded; 0: none are */
     int64_t integer_rows;  /* most rows of a part of integers, padded as its sums are; 0: none */

@@ -54,7 +54,8 @@ static lutra_status multiply_coded(const lu_gpu_model *g, const lu_gpu_linear *l
                                    .ldy = l->n,
                                    .bias = p->bias,
                                    .overlap = 1,
-                                   .stream = gpu->stream};
+                                   .stream = gpu->stream,
+                                   .scratch = g->scratch};
     LU_GPU_TRY(gpu, gpu->api->lut_matmul(&gpu->chip, &p->lut, &call), "a product", err);
     return LUTRA_OK;
 }

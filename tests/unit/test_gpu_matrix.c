@@ -222,6 +222,32 @@ static void test_products_that_make_no_sense(void **state)
     lutra_cuda_matrix_close(NULL);
 }
 
+/* Memory for one stream, taken once and given back; a full GPU leaves products as they were. */
+static void test_a_stream_is_favoured(void **state)
+{
+    room *r = *state;
+    lutra_cuda_matrix *w;
+    int stream;
+    assert_int_equal(lutra_cuda_matrix_open(r->gpu, &r->source, &w, &r->err), LUTRA_OK);
+    const size_t before = gpu_emulated_now.taken;
+    gpu_emulated_now.memory = before + 100;
+    assert_int_equal(lutra_cuda_favour(r->gpu, NULL, &r->err), LUTRA_E_NOMEM);
+    assert_int_equal(gpu_emulated_now.taken, before);
+    check_product(r, w);
+    gpu_emulated_now.memory = before + 100000;
+    assert_int_equal(lutra_cuda_favour(r->gpu, NULL, &r->err), LUTRA_OK);
+    const size_t with = gpu_emulated_now.taken;
+    assert_true(with > before);
+    check_product(r, w);
+    assert_int_equal(lutra_cuda_favour(r->gpu, &stream, &r->err), LUTRA_OK);
+    assert_int_equal(gpu_emulated_now.taken, with);
+    check_product(r, w);
+    lutra_cuda_matrix_close(w);
+    lutra_cuda_close(r->gpu);
+    r->gpu = NULL;
+    assert_int_equal(gpu_emulated_now.taken, 0);
+}
+
 static void test_full_and_missing_gpus(void **state)
 {
     room *r = *state;
@@ -254,6 +280,7 @@ int main(void)
         TEST(test_matrices_of_the_encoder),
         TEST(test_sources_that_make_no_sense),
         TEST(test_products_that_make_no_sense),
+        TEST(test_a_stream_is_favoured),
         TEST(test_full_and_missing_gpus),
     };
 #undef TEST

@@ -1,6 +1,6 @@
 /* test_lut_decode.c - codes to weights in registers as the GPU does it (kern/cuda/lut_decode.h), on
-   stand-ins in plain C for the instructions: every way, width and type, bit for bit against the
-   table, with the pairs where the turned activations expect them. */
+   stand-ins in plain C for the instructions: every width and type, bit for bit against the table,
+   with the pairs where the turned activations expect them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -27,11 +27,7 @@ uint32_t lut_permute(uint32_t a, uint32_t b, uint32_t selector)
     return v;
 }
 
-uint32_t lut_pick(uint32_t a, uint32_t b, uint32_t selector) { return lut_permute(a, b, selector); }
-
 uint32_t lut_and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
-
-uint32_t lut_multiply_high(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b >> 32); }
 
 /* Demands that nothing is rounded, so that how the GPU rounds does not matter. */
 uint32_t lut_fma2(int bf16, uint32_t a, uint32_t b, uint32_t c)
@@ -92,21 +88,15 @@ static void pack(lane_part *p, int slot)
         }
 }
 
-static void check_part(const lane_part *p, int way, int slot, int bf16, const lu_cuda_decoder *d,
+static void check_part(const lane_part *p, int slot, int bf16, const lu_cuda_decoder *d,
                        const uint16_t *table)
 {
     for (int j = 0; j < 8; j++) {
         uint32_t a[4], x[4]; /* x: numbers of columns */
-        if (!lut_in_registers(slot, way, j))
-            continue;
-        if (way == LU_CUDA_ARITHMETIC)
-            lut_decode_arithmetic(slot, bf16, d, p->word, j, a);
-        else
-            lut_decode_registers(slot, d, p->word, j, a);
+        lut_decode_arithmetic(slot, bf16, d, p->word, j, a);
         for (unsigned c = 0; c < 4; c++)
             x[c] = (unsigned)(j / 2) * 8 + 2 * c + (((unsigned)(j / 2) * 8 + 2 * c + 1) << 16);
-        assert_true(lut_turned(slot, way, j) == lut_turned(slot, way, j ^ 1));
-        if (lut_turned(slot, way, j))
+        if (lut_turned(slot, LU_CUDA_ARITHMETIC))
             lut_turn_x(slot, x);
         for (int i = 0; i < 4; i++) {
             const uint32_t pair = x[2 * (j & 1) + (i >> 1)];
@@ -119,18 +109,18 @@ static void check_part(const lane_part *p, int way, int slot, int bf16, const lu
 }
 
 /* Every pair of codes in every place, among random others. */
-static void check_way(int way, int bits, int bf16, const uint16_t *table)
+static void check_arithmetic(int bits, int bf16, const uint16_t *table)
 {
     const int slot = bits > 4 ? 8 : bits;
     lu_cuda_decoder d;
-    assert_true(lut_prepare(way, bits, bf16, table, &d));
+    assert_true(lut_prepare(LU_CUDA_ARITHMETIC, bits, bf16, table, &d));
     for (int turn = 0; turn < 400; turn++) {
         lane_part p;
         for (int r = 0; r < 2; r++)
             for (int c = 0; c < 32; c++)
                 p.code[r][c] = random_bits() >> (32 - bits);
         pack(&p, slot);
-        check_part(&p, way, slot, bf16, &d, table);
+        check_part(&p, slot, bf16, &d, table);
     }
     for (unsigned pair = 0; pair < 1u << (2 * bits); pair++) {
         lane_part p;
@@ -138,7 +128,7 @@ static void check_way(int way, int bits, int bf16, const uint16_t *table)
             for (int c = 0; c < 32; c++)
                 p.code[r][c] = (c & 1 ? pair >> bits : pair) & ((1u << bits) - 1);
         pack(&p, slot);
-        check_part(&p, way, slot, bf16, &d, table);
+        check_part(&p, slot, bf16, &d, table);
     }
 }
 
@@ -149,20 +139,6 @@ static void to_act(const float *from, int n, int bf16, uint16_t *to)
 }
 
 /* --- tests ------------------------------------------------------------------------------------ */
-
-static void registers_give_any_table(void **state)
-{
-    (void)state;
-    for (int bits = 2; bits <= 4; bits++)
-        for (int turn = 0; turn < 8; turn++) {
-            uint16_t table[16] = {0};
-            for (int q = 0; q < 1 << bits; q++)
-                table[q] = (uint16_t)random_bits();
-            check_way(LU_CUDA_MIXED, bits, turn & 1, table);
-            if (bits < 4)
-                check_way(LU_CUDA_REGISTERS, bits, turn & 1, table);
-        }
-}
 
 static void arithmetic_gives_integers(void **state)
 {
@@ -180,7 +156,7 @@ static void arithmetic_gives_integers(void **state)
                 assert_false(
                     lut_prepare(LU_CUDA_ARITHMETIC, bits, 1, table, &d)); /* bf16 holds 7 bits */
             else
-                check_way(LU_CUDA_ARITHMETIC, bits, kind >> 1, table);
+                check_arithmetic(bits, kind >> 1, table);
         }
 }
 
@@ -204,7 +180,7 @@ static void arithmetic_takes_steps_that_are_exact(void **state)
         if (lut_prepare(LU_CUDA_ARITHMETIC, bits, bf16, table, &d)) {
             taken++;
             if (taken <= 300)
-                check_way(LU_CUDA_ARITHMETIC, bits, bf16, table);
+                check_arithmetic(bits, bf16, table);
         } else {
             refused++;
         }
@@ -242,13 +218,11 @@ static void arithmetic_refuses_other_tables(void **state)
     assert_false(lut_prepare(LU_CUDA_ARITHMETIC, 2, 0, nan, &d));
 }
 
-static void ways_refuse_widths_they_lack(void **state)
+static void a_table_is_always_known(void **state)
 {
     const uint16_t table[256] = {0};
     lu_cuda_decoder d;
     (void)state;
-    assert_false(lut_prepare(LU_CUDA_REGISTERS, 4, 0, table, &d));
-    assert_false(lut_prepare(LU_CUDA_MIXED, 5, 0, table, &d));
     assert_true(lut_prepare(LU_CUDA_TABLE, 8, 0, table, &d));
     assert_false(lut_prepare(LU_CUDA_WAYS, 4, 0, table, &d));
 }
@@ -265,11 +239,10 @@ static void reciprocals_divide(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(registers_give_any_table),
         cmocka_unit_test(arithmetic_gives_integers),
         cmocka_unit_test(arithmetic_takes_steps_that_are_exact),
         cmocka_unit_test(arithmetic_refuses_other_tables),
-        cmocka_unit_test(ways_refuse_widths_they_lack),
+        cmocka_unit_test(a_table_is_always_known),
         cmocka_unit_test(reciprocals_divide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

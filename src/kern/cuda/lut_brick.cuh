@@ -1,5 +1,5 @@
 /* lut_brick.cuh - what a warp does with one brick of lut_layout.cuh: start its loads, turn codes into
-   weights, multiply, scale. Weights come from registers (lut_decode.h) or from a table in shared
+   weights, multiply, scale. Weights come by arithmetic (lut_decode.h) or from a table in shared
    memory: one byte permute makes a table address of a pair of codes; every bank holds its own copy
    of the table, so look-ups never conflict. */
 #ifndef LU_KERN_CUDA_LUT_BRICK_CUH
@@ -29,10 +29,10 @@ template <int B, int NT, int PARTS, bool GENERAL> struct lut_plan {
     static const int slots = bricks == 2 ? (B + PARTS > 4 ? 2 : 3) : B == 8 ? 2 : 8 - B - (NT == 4);
 };
 
-/* Whether any step of a way reads the table in shared memory. */
+/* Whether a way reads the table in shared memory. */
 static constexpr __host__ __device__ bool lut_needs_table(int way)
 {
-    return way == LU_CUDA_TABLE || way == LU_CUDA_MIXED;
+    return way == LU_CUDA_TABLE;
 }
 
 /* What a block or warp would have to divide for, the host divides: a division costs a warp about 100
@@ -124,8 +124,6 @@ static __device__ __forceinline__ void decode(const uint32_t *w, int j, const lu
 {
     if (WAY == LU_CUDA_ARITHMETIC) {
         lut_decode_arithmetic(B, BF16, &d, w, j, a);
-    } else if (lut_in_registers(B, WAY, j)) {
-        lut_decode_registers(B, &d, w, j, a);
     } else if (B == 2) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
@@ -197,14 +195,13 @@ static __device__ __forceinline__ void load_x(const lut_gemv_args &a, uint4 x[NT
 template <int B, int NT, int WAY> static __device__ __forceinline__ void turn_x(uint4 x[NT][4])
 {
 #pragma unroll
-    for (int p = 0; p < 4; p++)
-        if (lut_turned(B, WAY, 2 * p))
+    for (int p = 0; p < 4 && lut_turned(B, WAY); p++)
 #pragma unroll
-            for (int t = 0; t < NT; t++) {
-                uint32_t v[4] = {x[t][p].x, x[t][p].y, x[t][p].z, x[t][p].w};
-                lut_turn_x(B, v);
-                x[t][p] = make_uint4(v[0], v[1], v[2], v[3]);
-            }
+        for (int t = 0; t < NT; t++) {
+            uint32_t v[4] = {x[t][p].x, x[t][p].y, x[t][p].z, x[t][p].w};
+            lut_turn_x(B, v);
+            x[t][p] = make_uint4(v[0], v[1], v[2], v[3]);
+        }
 }
 
 static __device__ __forceinline__ unsigned x_word(const uint4 &v, int i)

@@ -3,12 +3,8 @@
 
    Ways, of a table T of 16-bit numbers:
      table       every pair of codes is looked up in shared memory (lut_brick.cuh)
-     registers   the bytes of T lie in registers, low and high bytes apart; byte permutes pick four
-                 at a time (2 and 3 bits)
-     mixed       some of the steps of a brick by registers, the others by table, so that neither the
-                 permutes nor shared memory limit alone (2, 3, 4 bits)
      arithmetic  T[q] = base + step q exactly: a code is put into the mantissa of a power of two,
-   and one fused multiply-add makes the weight. Exact, so nothing is rounded
+                 and one fused multiply-add makes the weight. Exact, so nothing is rounded
 
    Where masking two codes out of a word is cheaper than a permute a pair holds other columns than
    lut_layout.cuh says, and the activations of the lane are turned to match, once for all strips. */
@@ -32,24 +28,13 @@
 #define LUT_UNROLL
 #endif
 
-/* lu_cuda_decoder: what a way needs of the table besides shared memory.
-     registers, mixed  2 bits: low bytes, high bytes; 3 bits: two words of each; 4 bits: four of
-   each arithmetic        a multiplier and an addend, doubled, for each place that codes have in a
-   byte */
+/* lu_cuda_decoder: of arithmetic, a multiplier and an addend, doubled, for each place that codes
+   have in a byte. */
 
 #ifdef __CUDACC__
 LUT_FN uint32_t lut_permute(uint32_t a, uint32_t b, uint32_t selector)
 {
     return __byte_perm(a, b, selector);
-}
-
-/* The same for a selector of codes, whose fourth bits are known to be 0 (__byte_perm would mask
- * them). */
-LUT_FN uint32_t lut_pick(uint32_t a, uint32_t b, uint32_t selector)
-{
-    uint32_t v;
-    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(selector));
-    return v;
 }
 
 /* (a & b) | c, one instruction */
@@ -69,31 +54,14 @@ LUT_FN uint32_t lut_fma2(int bf16, uint32_t a, uint32_t b, uint32_t c)
         asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(c));
     return v;
 }
-
-/* The high half of a product: a shift that the multiplier's pipe does. */
-LUT_FN uint32_t lut_multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 #else
 uint32_t lut_permute(uint32_t a, uint32_t b, uint32_t selector);
-uint32_t lut_pick(uint32_t a, uint32_t b, uint32_t selector);
 uint32_t lut_and_or(uint32_t a, uint32_t b, uint32_t c);
 uint32_t lut_fma2(int bf16, uint32_t a, uint32_t b, uint32_t c);
-uint32_t lut_multiply_high(uint32_t a, uint32_t b);
 #endif
 
-/* Whether step j of a brick is decoded in registers; two bits: both steps of a word or neither. */
-LUT_FN int lut_in_registers(int bits, int way, int j)
-{
-    if (way != LU_CUDA_MIXED)
-        return way != LU_CUDA_TABLE;
-    return bits == 2 ? (j >> 1 & 1) : bits == 3 ? (j % 3 == 1) : (j & 3) == 1; /* 4, 3, 2 of 8 */
-}
-
-/* Whether the activations of step j are turned (lut_turn_x). */
-LUT_FN int lut_turned(int bits, int way, int j)
-{
-    return bits <= 4 &&
-           (way == LU_CUDA_ARITHMETIC || (bits == 2 && lut_in_registers(bits, way, j)));
-}
+/* Whether activations are turned (lut_turn_x). */
+LUT_FN int lut_turned(int bits, int way) { return bits <= 4 && way == LU_CUDA_ARITHMETIC; }
 
 /* The four words x0 x1, x2 x3, x4 x5, x6 x7 of a lane's 8 columns, to the order of the pairs that
    lut_decode makes: 2 bits x0 x4, x1 x5, x2 x6, x3 x7, else x0 x2, x1 x3, x4 x6, x5 x7. */
@@ -116,47 +84,8 @@ LUT_FN uint32_t lut_word3(const uint32_t *w, int j)
 }
 
 /* The four A registers of step j of mma.m16n8k16: rows g, g + 8 of the first pair, then of the
-   second. w: the lane's words of a brick. */
-LUT_FN void lut_decode_registers(int bits, const lu_cuda_decoder *d, const uint32_t *w, int j,
-                                 uint32_t a[4])
-{
-    const uint32_t *t = d->word;
-    if (bits == 2) { /* a selector is (low byte, high byte) of two codes */
-        const uint32_t v = lut_permute(w[j >> 1], 0, 0x3120); /* row g, then row g + 8 */
-        LUT_UNROLL
-        for (int i = 0; i < 2; i++) {
-            const uint32_t codes = v >> (4 * (j & 1) + 2 * i) & 0x03030303u;
-            a[2 * i] = lut_pick(t[0], t[1], codes * 0x11 + 0x4040);
-            a[2 * i + 1] = lut_pick(t[0], t[1], lut_multiply_high(codes, 0x110000) + 0x4040);
-        }
-        return;
-    }
-    uint32_t codes, far = 0; /* a nibble a code; 4 bits: a nibble says which half of the table */
-    if (bits == 3) {
-        const uint32_t v = lut_word3(w, j);
-        codes = (v & 0x07070707u) + 2 * (v & 0x38383838u);
-    } else {
-        codes = w[j] & 0x77777777u;
-        far = lut_and_or(w[j] >> 1, 0x44444444u, 0x32103210u);
-    }
-    LUT_UNROLL
-    for (int i = 0; i < 4; i += 2) { /* two pairs at a time */
-        uint32_t lo, hi;
-        if (bits == 3) {
-            lo = lut_pick(t[0], t[1], codes);
-            hi = lut_pick(t[2], t[3], codes);
-        } else {
-            lo = lut_pick(lut_pick(t[0], t[1], codes), lut_pick(t[2], t[3], codes), far);
-            hi = lut_pick(lut_pick(t[4], t[5], codes), lut_pick(t[6], t[7], codes), far);
-        }
-        a[i] = lut_permute(lo, hi, 0x5140);
-        a[i + 1] = lut_permute(lo, hi, 0x7362);
-        codes >>= 16;
-        far >>= 16;
-    }
-}
-
-/* The mantissa holds 10 bits above which fp16 has 1024, bf16 7 bits and 128. */
+   second. w: the lane's words of a brick. The mantissa holds 10 bits above which fp16 has 1024,
+   bf16 7 bits and 128. */
 LUT_FN void lut_decode_arithmetic(int bits, int bf16, const lu_cuda_decoder *d, const uint32_t *w,
                                   int j, uint32_t a[4])
 {
@@ -244,34 +173,13 @@ LUT_HOST int lut_arithmetic(int bits, int bf16, const uint16_t *table, lu_cuda_d
     return 1;
 }
 
-/* The bytes of a table of up to 16 numbers, for registers. */
-LUT_HOST lu_cuda_decoder lut_byte_planes(int bits, const uint16_t *table)
-{
-    lu_cuda_decoder d = {{0}};
-    const int words = bits == 2 ? 1 : bits == 3 ? 2 : 4;
-    for (int q = 0; q < 1 << bits; q++) {
-        d.word[q / 4] |= (uint32_t)(table[q] & 255) << (8 * (q & 3));
-        d.word[words + q / 4] |= (uint32_t)(table[q] >> 8) << (8 * (q & 3));
-    }
-    return d;
-}
-
 /* Prepares a way for a table; 0 if the way does not know it. */
 LUT_HOST int lut_prepare(int way, int bits, int bf16, const uint16_t *table, lu_cuda_decoder *d)
 {
     const lu_cuda_decoder none = {{0}};
     *d = none;
-    switch (way) {
-    case LU_CUDA_TABLE: return 1;
-    case LU_CUDA_ARITHMETIC: return lut_arithmetic(bits, bf16, table, d);
-    case LU_CUDA_MIXED:
-    case LU_CUDA_REGISTERS:
-        if (bits > (way == LU_CUDA_MIXED ? 4 : 3))
-            return 0;
-        *d = lut_byte_planes(bits, table);
-        return 1;
-    default: return 0;
-    }
+    return way == LU_CUDA_TABLE ||
+           (way == LU_CUDA_ARITHMETIC && lut_arithmetic(bits, bf16, table, d));
 }
 
 #endif

@@ -243,15 +243,6 @@ static __global__ void __launch_bounds__(lut_plan<B, NT, PARTS, GENERAL>::warps 
 #undef LUT_LOAD
 }
 
-/* The ways that are built beside the table, by slot bits: a line deleted here is a way less. */
-static constexpr bool lut_built(int bits, int way, bool general)
-{
-    return way == LU_CUDA_TABLE ||
-           (way == LU_CUDA_MIXED && bits <= 4 && !general) ||
-           (way == LU_CUDA_REGISTERS && bits <= 3 && !general) ||
-           way == LU_CUDA_ARITHMETIC;
-}
-
 /* Which kernel runs. */
 struct lut_gemv_choice {
     int nt; /* blocks of 8 tokens: 1, 2 or 4 */
@@ -263,7 +254,7 @@ struct lut_gemv_choice {
 template <int B, int NT, bool BF16, int PARTS, bool GENERAL, int WAY>
 static int lut_gemv_start(const lut_gemv_args &a, const cudaLaunchConfig_t *config)
 {
-    if constexpr (lut_built(B, WAY, GENERAL) && NT <= (GENERAL ? LUT_GENERAL_TOKENS : LUT_TOKENS) / 8) {
+    if constexpr (NT <= (GENERAL ? LUT_GENERAL_TOKENS : LUT_TOKENS) / 8) {
         const auto kernel = lut_gemv<B, NT, BF16, PARTS, GENERAL, WAY>;
         const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                    (int)config->dynamicSmemBytes);
@@ -295,12 +286,8 @@ static int lut_gemv_pick_tokens(const lut_gemv_args &a, const lut_gemv_choice &c
 template <int B, bool BF16>
 int lut_gemv_launch(const lut_gemv_args &a, const lut_gemv_choice &c, const cudaLaunchConfig_t *config)
 {
-    switch (c.way) {
-    case LU_CUDA_MIXED: return lut_gemv_pick_tokens<B, BF16, LU_CUDA_MIXED>(a, c, config);
-    case LU_CUDA_REGISTERS: return lut_gemv_pick_tokens<B, BF16, LU_CUDA_REGISTERS>(a, c, config);
-    case LU_CUDA_ARITHMETIC: return lut_gemv_pick_tokens<B, BF16, LU_CUDA_ARITHMETIC>(a, c, config);
-    default: return lut_gemv_pick_tokens<B, BF16, LU_CUDA_TABLE>(a, c, config);
-    }
+    return c.way == LU_CUDA_ARITHMETIC ? lut_gemv_pick_tokens<B, BF16, LU_CUDA_ARITHMETIC>(a, c, config)
+                                       : lut_gemv_pick_tokens<B, BF16, LU_CUDA_TABLE>(a, c, config);
 }
 
 #endif

@@ -64,14 +64,15 @@ static int entry_shift(const lut_shape *s)
     return -1;
 }
 
-/* From this many weights on wgmma wins from 17 tokens, below it from 33 (H200, layers of 8B and 70B). */
+/* Where tiles may not be cut: from this many weights on wgmma wins from 17 tokens, below it from 33 (H200,
+   layers of 8B and 70B). */
 #define LUT_LARGE_MATRIX 64000000
 
 /* Sums of strips go below the table and above it, or, where there is none, below only. */
 static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_lut *w, const lu_cuda_lut_call *call,
                   lut_gemv_args &a, int general)
 {
-    const int way = lut_built(s.slot_bits, w->way, general) ? w->way : LU_CUDA_TABLE, table = lut_needs_table(way);
+    const int way = w->way, table = lut_needs_table(way);
     const lut_gemv_choice choice = {a.m > 16 ? 4 : a.m > 8 ? 2 : 1, s.parts, general, way};
     const int grid = a.n_strips < dev->sm_count ? a.n_strips : dev->sm_count;
     const int most = (a.n_strips + grid - 1) / grid; /* strips of a block */
@@ -111,6 +112,11 @@ static int launch(const lu_cuda_device *dev, const lut_shape &s, const lu_cuda_l
     return launchers[s.slot_bits == 8 ? 3 : s.slot_bits - 2][w->bf16 != 0](a, choice, &config);
 }
 
+size_t lu_cuda_lut_scratch(const lu_cuda_device *dev)
+{
+    return lut_wgmma_scratch(dev);
+}
+
 int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu_cuda_lut_call *call)
 {
     const lut_shape s = lut_make_shape(w->n, w->k, w->bits, w->group_size);
@@ -141,7 +147,7 @@ int lu_cuda_lut_matmul(const lu_cuda_device *dev, const lu_cuda_lut *w, const lu
     const int general = w->zeros != NULL || !a.x_vector || s.parts == 4;
     const int tokens = general ? LUT_GENERAL_TOKENS : LUT_TOKENS;
     lut_wgmma_plan plan;
-    const int few = w->n * w->k < LUT_LARGE_MATRIX ? tokens : LUT_GENERAL_TOKENS;
+    const int few = call->scratch || w->n * w->k >= LUT_LARGE_MATRIX ? LUT_GENERAL_TOKENS : tokens;
     if (call->m > few && lut_wgmma_choose(dev, &s, w, call, &plan))
         return lut_wgmma_run(dev, &s, w, call, &plan);
     for (int64_t m0 = 0; m0 < call->m; m0 += tokens) {

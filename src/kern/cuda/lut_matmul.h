@@ -2,7 +2,8 @@
 
        y[M,N] = x[M,K] . W[N,K]^T (+ bias[N]),   w = scale * (T[q] - zero)
 
-   x and y are fp16 or bf16, sums are float32. W is packed once from the canonical checkpoint
+   x and y are fp16 or bf16, sums are float32. Up to 32 tokens groups are summed and then scaled; for more a weight
+   is scaled first and rounded to the activation type. W is packed once from the canonical checkpoint
    layout (lutra/format.h), on the device. Results are bit-identical from run to run: partial sums
    are added in a fixed order and no float atomics are used. Any M >= 0, any N and K, any group that
    divides K; groups that are neither a multiple of 32 nor the whole row take a slow plain kernel.
@@ -31,7 +32,7 @@ typedef struct lu_cuda_device {
 /* How the kernel for few tokens turns codes into weights (kern/cuda/lut_decode.h). All give the same
    weights; what differs is the speed and, where pairs of columns are turned, the order in which a
    tensor core adds products. */
-typedef enum lu_cuda_way { LU_CUDA_TABLE, LU_CUDA_MIXED, LU_CUDA_REGISTERS, LU_CUDA_ARITHMETIC, LU_CUDA_WAYS } lu_cuda_way;
+typedef enum lu_cuda_way { LU_CUDA_TABLE, LU_CUDA_ARITHMETIC, LU_CUDA_WAYS } lu_cuda_way;
 
 typedef struct lu_cuda_decoder {
     uint32_t word[8];
@@ -63,7 +64,12 @@ typedef struct lu_cuda_lut_call {
     int overlap; /* 1: the weights are at rest (no kernel still running writes them), so this call may
                     fetch them before the kernel ahead of it in the stream has finished */
     void *stream;
+    void *scratch; /* device, lu_cuda_lut_scratch bytes on 256, zero at first and left zero where it counts;
+                      for one stream at a time. NULL: products of many tokens leave blocks idle */
 } lu_cuda_lut_call;
+
+/* Bytes of scratch memory that products use; 0: none. */
+size_t lu_cuda_lut_scratch(const lu_cuda_device *dev);
 
 int lu_cuda_device_get(int ordinal, lu_cuda_device *out);
 

@@ -104,18 +104,11 @@ static __device__ __forceinline__ void natural_weights(const uint32_t *w, int h,
     natural_words<B>(w, h, v, n);
 #pragma unroll
     for (int step = 0; step < 2; step++) {
-        if (B == 2) {
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const unsigned at = entry_at<B>(n[0], 2 * step + i, lane_at);
-                a[4 * step + i] = look_up(at);
-                a[4 * step + i + 2] = look_up(at + LUT_SECOND_PAIR);
-            }
-            continue;
-        }
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            if (B == 8) {
+            if (B == 2) {
+                a[4 * step + i] = look_up(entry_at<B>(n[0], 2 * step + (i & 1), lane_at) + (i >> 1) * LUT_SECOND_PAIR);
+            } else if (B == 8) {
                 const unsigned c = n[2 * step + (i >> 1)];
                 const unsigned lo = look_up(entry_at<B>(c, 2 * (i & 1), lane_at));
                 const unsigned hi = look_up(entry_at<B>(c, 2 * (i & 1) + 1, lane_at));

@@ -108,9 +108,6 @@ __global__ void pack_scales(const __grid_constant__ scale_args a)
 
 } // namespace
 
-/* By bits, of tables that are not steps of one size. */
-static const lu_cuda_way fastest[5] = {LU_CUDA_TABLE, LU_CUDA_TABLE, LU_CUDA_MIXED, LU_CUDA_MIXED, LU_CUDA_TABLE};
-
 int lu_cuda_lut_set_way(lu_cuda_lut *w, lu_cuda_way way)
 {
     lu_cuda_decoder d;
@@ -180,7 +177,7 @@ int lu_cuda_lut_pack(int64_t n, int64_t k, int bits, int64_t group_size, const u
         pack_scales<<<(unsigned)((sa.total + 255) / 256), 256, 0, st>>>(sa);
     }
     if (lu_cuda_lut_set_way(&w, LU_CUDA_ARITHMETIC))
-        lu_cuda_lut_set_way(&w, bits <= 4 ? fastest[bits] : LU_CUDA_TABLE);
+        lu_cuda_lut_set_way(&w, LU_CUDA_TABLE);
     *out = w;
     return (int)cudaGetLastError();
 }

@@ -189,8 +189,8 @@ int lu_cuda_lut_unpack(const lu_cuda_lut *w, int64_t first_row, int64_t rows, ui
 }
 
 /* Sums of the layers of an 8B block on an H200: unpacking takes about 160 us whatever the tokens, the
-   dense product 1 to 0.85 of the packed one. Chips without wgmma's kernel go 32 tokens at a time, and
-   groups that cannot be packed one at a time. */
+   dense product 1 to 0.9 of the packed one (of codes of a byte, less). Chips without wgmma's kernel go 32 tokens
+   at a time, and groups that cannot be packed one at a time. */
 int64_t lu_cuda_lut_dense_from(const lu_cuda_device *dev, const lu_cuda_lut *w)
 {
     const lut_shape s = lut_make_shape(w->n, w->k, w->bits, w->group_size);
@@ -200,5 +200,5 @@ int64_t lu_cuda_lut_dense_from(const lu_cuda_device *dev, const lu_cuda_lut *w)
         return 8;
     if (dev->capability != 90)
         return 128;
-    return s.parts > 1 || s.slot_bits == 8 || w->zeros ? 512 : 2048;
+    return s.slot_bits == 8 ? 1024 : 4096;
 }

@@ -1,6 +1,6 @@
 /* lut_wgmma_ops.cuh - the instructions of compute capability 9.0 that lut_wgmma.cuh is made of:
-   warpgroup products, barriers in shared memory, bulk copies, clusters (PTX ISA 8.x, chapters wgmma,
-   mbarrier, cp.async.bulk, barrier.cluster). Shared-memory addresses are 32-bit. */
+   warpgroup products, barriers in shared memory, bulk copies (PTX ISA 8.x, chapters wgmma, mbarrier,
+   cp.async.bulk). Shared-memory addresses are 32-bit. */
 #ifndef LU_KERN_CUDA_LUT_WGMMA_OPS_CUH
 #define LU_KERN_CUDA_LUT_WGMMA_OPS_CUH
 
@@ -18,9 +18,18 @@ static __device__ __forceinline__ uint64_t tile_descriptor(unsigned at)
 #define LUT_F16(i) LUT_F4(i), LUT_F4(i + 4), LUT_F4(i + 8), LUT_F4(i + 12)
 #define LUT_N16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define LUT_N32 LUT_N16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define LUT_F64(i) LUT_F16(i), LUT_F16(i + 16), LUT_F16(i + 32), LUT_F16(i + 48)
 #define LUT_N64                                                                                    \
     LUT_N32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,"   \
             "%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define LUT_N96                                                                                    \
+    LUT_N64                                                                                        \
+            ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79" \
+            ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
+#define LUT_N128                                                                                   \
+    LUT_N96                                                                                        \
+            ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111" \
+            ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define LUT_WGMMA_32(type)                                                                         \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"                                      \
                  "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                       \
@@ -39,6 +48,12 @@ static __device__ __forceinline__ uint64_t tile_descriptor(unsigned at)
                  " {" LUT_N64 "}, {%64,%65,%66,%67}, %68, p, 1, 1, 0;\n}"                          \
                  : LUT_F16(0), LUT_F16(16), LUT_F16(32), LUT_F16(48)                               \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
+#define LUT_WGMMA_256(type)                                                                        \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %133, 0;\n"                                      \
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type                      \
+                 " {" LUT_N128 "}, {%128,%129,%130,%131}, %132, p, 1, 1, 0;\n}"                          \
+                 : LUT_F64(0), LUT_F64(64)                               \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
 
 /* d (64 rows x N tokens) = a (16 columns, registers) . b + (add ? d : 0); runs asynchronously. */
 template <int N, bool BF16>
@@ -54,12 +69,17 @@ static __device__ __forceinline__ void wgmma(float *d, const unsigned *a, uint64
             LUT_WGMMA_64("bf16");
         else
             LUT_WGMMA_64("f16");
-    } else {
-        static_assert(N == 128, "no such shape");
+    } else if constexpr (N == 128) {
         if (BF16)
             LUT_WGMMA_128("bf16");
         else
             LUT_WGMMA_128("f16");
+    } else {
+        static_assert(N == 256, "no such shape");
+        if (BF16)
+            LUT_WGMMA_256("bf16");
+        else
+            LUT_WGMMA_256("f16");
     }
 }
 
@@ -109,6 +129,32 @@ static __device__ __forceinline__ void barrier_arrive(unsigned at)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
 }
 
+/* A warp's arrivals. compute-sanitizer's racecheck does not see that __syncwarp orders the other lanes'
+   reads before lane 0's arrival: compile with 32 for it. */
+#ifndef LUT_WARP_ARRIVALS
+#define LUT_WARP_ARRIVALS 1
+#endif
+
+/* After what all lanes of the warp did. */
+static __device__ __forceinline__ void warp_arrive(unsigned at, int lane)
+{
+    __syncwarp();
+    if (lane < LUT_WARP_ARRIVALS)
+        barrier_arrive(at);
+}
+
+/* Ordinary writes to shared memory become visible to wgmma and bulk copies. */
+static __device__ __forceinline__ void publish_shared()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+static __device__ __forceinline__ void publish_barriers()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    publish_shared();
+}
+
 /* Waits until the phase of the given parity has completed. */
 static __device__ __forceinline__ void barrier_wait(unsigned at, unsigned parity)
 {
@@ -144,38 +190,27 @@ static __device__ __forceinline__ void tensor_copy(unsigned to, const CUtensorMa
                  : "memory");
 }
 
-/* Ordinary writes to shared memory become visible to wgmma and bulk copies. */
-static __device__ __forceinline__ void publish_shared()
-{
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
 static __device__ __forceinline__ void sync_some(int name, int threads)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
 }
 
-static __device__ __forceinline__ void cluster_sync()
+static __device__ __forceinline__ void arrive_some(int name, int threads)
 {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("bar.arrive %0, %1;" ::"r"(name), "r"(threads) : "memory");
 }
 
-/* Address of block `rank`'s copy of this block's shared address. */
-static __device__ __forceinline__ unsigned of_rank(unsigned at, unsigned rank)
+static __device__ __forceinline__ void read_shared(uint32_t *to, unsigned at, int count)
 {
-    unsigned v;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(v) : "r"(at), "r"(rank));
-    return v;
-}
-
-static __device__ __forceinline__ float4 read_cluster(unsigned at)
-{
-    float4 v;
-    asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                 : "r"(at)
-                 : "memory");
-    return v;
+    if (count == 4)
+        asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                     : "r"(at)
+                     : "memory");
+    else if (count == 2)
+        asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(to[0]), "=r"(to[1]) : "r"(at) : "memory");
+    else
+        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(to[0]) : "r"(at) : "memory");
 }
 
 #endif

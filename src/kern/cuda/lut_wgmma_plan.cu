@@ -2,6 +2,7 @@
 #include "kern/cuda/lut_wgmma_plan.cuh"
 
 #include <cudaTypedefs.h>
+#include <math.h>
 
 #include "kern/cuda/lut_wgmma.cuh"
 
@@ -22,7 +23,7 @@ static launcher *const launchers[4][2] = {{lut_wgmma_launch<2, false>, lut_wgmma
                                           {lut_wgmma_launch<8, false>, lut_wgmma_launch<8, true>}};
 
 const lut_wgmma_variant lut_wgmma_variants[] = {
-#define LUT_VARIANT(number, nt, np, c, ahead, general) {#c " x 64 rows by " #nt "/" #np "/" #ahead, nt, np, c * 64, general},
+#define LUT_VARIANT(number, nt, c, general) {#c " x 64 rows by " #nt, nt, c * 64, general},
     LUT_WGMMA_TABLE(LUT_VARIANT)
 #undef LUT_VARIANT
 };
@@ -49,39 +50,54 @@ static unsigned take(arena *m, unsigned bytes, unsigned align)
 static bool lay_out(const lu_cuda_device *dev, const lut_shape *s, const lut_wgmma_variant *v, bool zeros,
                     lut_wgmma_args *a, unsigned *end)
 {
-    const unsigned strips = (unsigned)v->rows / 16, x = (unsigned)v->part_tokens * 256;
+    const unsigned strips = (unsigned)v->rows / 16, x = (unsigned)v->tokens * 128;
     const unsigned weights = strips * (256 * (unsigned)s->slot_bits + 32 * (unsigned)s->parts * (zeros ? 2 : 1));
-    const int chunks = v->tokens / v->part_tokens;
     arena m = {{1024, LUT_TABLE_AT + LUT_TABLE_BYTES}, {LUT_TABLE_AT, 1024 + (unsigned)dev->shared_bytes}};
     a->x_stages = a->w_stages = 0;
     a->staging_at = take(&m, (unsigned)v->rows / 64 * 4096, 1024);
     a->barriers_at = take(&m, LUT_WGMMA_STAGES * 32, 128);
     for (bool more = true; more;) {
         more = false;
-        if (a->w_stages < (chunks > 1 ? 3 : LUT_WGMMA_STAGES) && (a->w_at[a->w_stages] = take(&m, weights, 128)) != 0) {
+        if (a->w_stages < LUT_WGMMA_STAGES / 2 && (a->w_at[a->w_stages] = take(&m, weights, 128)) != 0) {
             a->w_stages++;
             more = true;
         }
-        for (int c = 0; c < chunks && a->x_stages < LUT_WGMMA_STAGES; c++)
+        for (int half = 0; half < 2 && a->x_stages < LUT_WGMMA_STAGES; half++)
             if ((a->x_at[a->x_stages] = take(&m, x, 1024)) != 0) {
                 a->x_stages++;
                 more = true;
             }
     }
     *end = m.at[1];
-    return a->w_stages >= 2 && a->x_stages >= (chunks > 2 ? chunks : 2);
+    return a->w_stages >= 2 && a->x_stages >= 2;
 }
 
-bool lut_wgmma_accepts(const lu_cuda_device *dev, const lut_shape *s, const lu_cuda_lut *w, int v, int splits)
+bool lut_wgmma_accepts(const lu_cuda_device *dev, const lut_shape *s, const lu_cuda_lut *w, int v)
 {
     if (dev->capability != 90 || dev->shared_bytes < 227 * 1024 || !s->parts || v < 0 || v >= lut_wgmma_n_variants)
         return false;
     const bool general = w->zeros || s->parts == 4 || s->slot_bits == 8;
     lut_wgmma_args a;
     unsigned end;
-    if (!lay_out(dev, s, &lut_wgmma_variants[v], w->zeros != NULL, &a, &end))
-        return false;
-    return splits >= 1 && splits <= LUT_WGMMA_SPLITS && splits <= s->n_bricks && (!general || lut_wgmma_variants[v].general);
+    return (!general || lut_wgmma_variants[v].general) &&
+           lay_out(dev, s, &lut_wgmma_variants[v], w->zeros != NULL, &a, &end);
+}
+
+/* Counters first, then two parts for each block. */
+static const size_t counter_bytes = 16384;
+
+static size_t part_bytes(const lut_wgmma_variant *v)
+{
+    return (size_t)v->rows * (size_t)v->tokens * sizeof(float);
+}
+
+size_t lut_wgmma_scratch(const lu_cuda_device *dev)
+{
+    size_t most = 0;
+    for (int v = 0; v < lut_wgmma_n_variants; v++)
+        if (part_bytes(&lut_wgmma_variants[v]) > most)
+            most = part_bytes(&lut_wgmma_variants[v]);
+    return dev->capability == 90 ? counter_bytes + 2 * (size_t)dev->sm_count * most : 0;
 }
 
 /* x as [m][k], boxes of 64 columns by `tokens` rows; outside it reads as zero. */
@@ -111,41 +127,62 @@ static bool map_suits(const lu_cuda_lut_call *call)
     return call->ldx % 8 == 0 && (uintptr_t)call->x % 16 == 0;
 }
 
-/* Clusters that run at once, a block per multiprocessor; a cluster lies within one of the chip's parts
-   of 16 or 18. */
-static int clusters_of(const lu_cuda_device *dev, int splits)
+static int64_t tiles_of(const lut_shape *s, int v, int64_t m)
 {
-    return splits <= 2 ? dev->sm_count / splits : dev->sm_count / 16 * 16 / splits;
+    const int64_t strips = lut_wgmma_variants[v].rows / 16, tokens = lut_wgmma_variants[v].tokens;
+    return (s->n_strips + strips - 1) / strips * ((m + tokens - 1) / tokens);
 }
 
-/* Microseconds of a tile and of each of its bricks, by variant: fitted to measurements on an H200 so
-   that the fastest of all plans is chosen for the layers of 8B and 70B blocks, 32 to 4096 tokens. More
-   than two blocks to a tile never were the fastest. */
+/* Tiles to share out: those beyond whole rounds and, so that all blocks get more than one, a round. */
+static int64_t tiles_shared(int64_t tiles, int blocks)
+{
+    return tiles % blocks == 0 ? 0 : tiles < blocks ? tiles : tiles % blocks + blocks;
+}
+
+/* A block that gets fewer bricks is not worth the joining. */
+enum { LEAST_BRICKS = 4 };
+
+int lut_wgmma_most_cuts(const lu_cuda_device *dev, const lut_shape *s, int v, int64_t m)
+{
+    const int64_t tiles = tiles_of(s, v, m), cuts = tiles > dev->sm_count ? 1 : dev->sm_count / tiles;
+    return (int)(cuts * LEAST_BRICKS <= s->n_bricks ? cuts : s->n_bricks < LEAST_BRICKS ? 1 : s->n_bricks / LEAST_BRICKS);
+}
+
+/* Microseconds by variant of a tile, of each of its bricks, of joining its parts where it is cut, and of
+   sharing out: fitted to all plans for the layers of 8B and 70B blocks, 17 to 4096 tokens, on an H200.
+   Chosen so, a plan takes 1 % more than the fastest in the mean. */
 static const struct {
-    double tile, brick;
-} costs[] = {{2.9, 0.87}, {2.92, 1.05}, {1.64, 0.77}, {2.92, 1.05}, {3.58, 1.63}, {1.23, 1.36}, {0.71, 0.66}, {3.4, 1.57}};
-static const double split_us = 0.4;
+    double tile, brick, join, share;
+} costs[] = {{1.45, .86, 2.71, 10.6}, {1.96, .62, 2.35, 7.9},  {1.03, 1.03, 3.83, 14.1}, {1.76, .69, 2.97, 9.8},
+             {.33, .99, 4.62, 11.4},  {.63, 1.26, 5.16, 14.8}, {1.45, 1.53, 5.96, 17.3}};
+
+static double time_of(const lu_cuda_device *dev, const lut_shape *s, int v, int64_t m, int cuts)
+{
+    const double tiles = (double)tiles_of(s, v, m), blocks = dev->sm_count, bricks = (double)s->n_bricks;
+    if (cuts)
+        return ceil(tiles * cuts / blocks) * (costs[v].tile + ceil(bricks / cuts) * costs[v].brick) +
+               (cuts > 1 ? costs[v].join * (1 + 0.25 * cuts) : 0);
+    return ceil(tiles / blocks) * costs[v].tile + tiles / blocks * bricks * costs[v].brick + costs[v].share;
+}
 
 bool lut_wgmma_choose(const lu_cuda_device *dev, const lut_shape *s, const lu_cuda_lut *w,
                       const lu_cuda_lut_call *call, lut_wgmma_plan *out)
 {
     double best = 0;
-    for (int v = 0; v < lut_wgmma_n_variants; v++)
-        for (int splits = 1; splits <= 2; splits++) {
-            if (!lut_wgmma_accepts(dev, s, w, v, splits))
-                continue;
-            const int64_t strips = lut_wgmma_variants[v].rows / 16, tokens = lut_wgmma_variants[v].tokens;
-            const int64_t tiles = (s->n_strips + strips - 1) / strips * ((call->m + tokens - 1) / tokens);
-            const int64_t clusters = clusters_of(dev, splits), rounds = (tiles + clusters - 1) / clusters;
-            if (splits > 1 && rounds > 1)
-                continue;
-            const int64_t bricks = (s->n_bricks + splits - 1) / splits;
-            const double time = (double)rounds * (costs[v].tile + (double)bricks * costs[v].brick) + (splits - 1) * split_us;
+    for (int v = 0; v < lut_wgmma_n_variants; v++) {
+        if (!lut_wgmma_accepts(dev, s, w, v))
+            continue;
+        const int most = lut_wgmma_most_cuts(dev, s, v, call->m);
+        for (int cuts = call->scratch ? 0 : 1; cuts <= (call->scratch ? most : 1); cuts++) {
+            if (cuts == 0 && (tiles_of(s, v, call->m) * 2 < dev->sm_count || tiles_of(s, v, call->m) % dev->sm_count == 0))
+                continue; /* equal cuts, or none, are better */
+            const double time = time_of(dev, s, v, call->m, cuts);
             if (best == 0 || time < best) {
                 best = time;
-                *out = {v, splits, !map_suits(call)};
+                *out = {v, cuts, !map_suits(call)};
             }
         }
+    }
     return best > 0;
 }
 
@@ -160,7 +197,7 @@ int lut_wgmma_run(const lu_cuda_device *dev, const lut_shape *s, const lu_cuda_l
         return (int)cudaErrorNotSupported;
     a.plain_x = plan->plain_x || !map_suits(call);
     if (!a.plain_x) {
-        const int e = map_of(w, call, v->part_tokens, &map);
+        const int e = map_of(w, call, v->tokens, &map);
         if (e)
             return e;
     }
@@ -179,30 +216,32 @@ int lut_wgmma_run(const lu_cuda_device *dev, const lut_shape *s, const lu_cuda_l
     a.n_bricks = (int)s->n_bricks;
     a.n_entries = (int)s->n_entries;
     a.bricks_per_entry = (int)s->bricks_per_entry;
-    a.splits = plan->splits;
     a.y_vector = call->ldy % 8 == 0 && (uintptr_t)call->y % 16 == 0;
     for (int i = 0; i < 1 << w->bits; i++)
         a.table[i] = w->table[i];
-    /* As many row tiles as blocks if that spreads the strips of one round evenly. */
-    const int clusters = clusters_of(dev, a.splits), strips = v->rows / 16;
+    const int64_t strips = v->rows / 16;
     a.token_tiles = (int)((call->m + v->tokens - 1) / v->tokens);
-    a.row_tiles = (a.n_strips + strips - 1) / strips;
-    if (a.row_tiles * a.token_tiles < clusters && a.token_tiles == 1)
-        a.row_tiles = clusters < a.n_strips ? clusters : a.n_strips;
-    const int tiles = a.row_tiles * a.token_tiles;
+    a.row_tiles = (int)((a.n_strips + strips - 1) / strips);
+    const int cuts = call->scratch ? plan->cuts : 1;
+    /* Where no tile is cut, as many row tiles as blocks if that spreads the strips of one round evenly. */
+    if (cuts == 1 && a.token_tiles == 1 && a.row_tiles < dev->sm_count)
+        a.row_tiles = dev->sm_count < a.n_strips ? dev->sm_count : a.n_strips;
+    const int64_t tiles = (int64_t)a.row_tiles * a.token_tiles, parts = cuts ? tiles * cuts : tiles * a.n_bricks;
+    const int blocks = parts < dev->sm_count ? (int)parts : dev->sm_count;
+    if (tiles > INT32_MAX || (cuts > 1 && parts > blocks))
+        return (int)cudaErrorNotSupported;
+    if (cuts != 1) {
+        a.shared_tiles = cuts ? (int)tiles : (int)tiles_shared(tiles, blocks);
+        a.done = (unsigned *)call->scratch;
+        a.parts = (float4 *)((char *)call->scratch + counter_bytes);
+    }
     cudaLaunchConfig_t config = {};
-    cudaLaunchAttribute attrs[2] = {};
-    config.gridDim = dim3((unsigned)(a.splits * (a.splits > 1 || tiles < clusters ? tiles : clusters)));
+    cudaLaunchAttribute attrs[1] = {};
+    config.gridDim = dim3((unsigned)blocks);
     config.blockDim = dim3((unsigned)(v->rows * 2 + 128));
     config.dynamicSmemBytes = end - 1024;
     config.stream = (cudaStream_t)call->stream;
     config.attrs = attrs;
-    if (a.splits > 1) {
-        attrs[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-        attrs[config.numAttrs].val.clusterDim.x = (unsigned)a.splits;
-        attrs[config.numAttrs].val.clusterDim.y = attrs[config.numAttrs].val.clusterDim.z = 1;
-        config.numAttrs++;
-    }
     if (call->overlap) {
         attrs[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         attrs[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
