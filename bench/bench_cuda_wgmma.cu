@@ -4,7 +4,7 @@
                                                        that a trapped kernel costs only its own rows
           bench_cuda_wgmma variant V check|time        one variant, here
    words for both: bits B, group G, bf16, 70b, all (more tokens), only V; plain (x by hand), nosplit,
-   reduced (small shapes, for compute-sanitizer); raw FILE keeps every timing; one LAYER M SPLITS runs
+   reduced (small shapes, for compute-sanitizer; racecheck wants LUT_WARP_ARRIVALS, lut_wgmma_ops.cuh); raw FILE keeps every timing; one LAYER M SPLITS runs
    (with variant V time) just that product, for a profiler
    check   shapes, widths, groups, types against float64 sums on the device; one-hot inputs exact;
            repeats bit-identical; on an error the first wrong element and which column it came from
