@@ -2,7 +2,7 @@
 
        y[M,N] = x[M,K] . W[N,K]^T (+ bias[N]),   w = scale * (T[q] - zero)
 
-   x and y are fp16 or bf16, sums are float32. Up to 32 tokens groups are summed and then scaled; for more a weight
+   x and y are fp16 or bf16, sums are float32. For up to 16 or 32 tokens groups are summed and then scaled; for more a weight
    is scaled first and rounded to the activation type. W is packed once from the canonical checkpoint
    layout (lutra/format.h), on the device. Results are bit-identical from run to run: partial sums
    are added in a fixed order and no float atomics are used. Any M >= 0, any N and K, any group that
