@@ -240,7 +240,7 @@ static __global__ void __launch_bounds__((C + 1) * 128, 1)
             wgmma_begin();
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                wgmma<NT, BF16>(sum, now + 4 * j, tokens + j * 2, 1);
+                wgmma<NT, BF16>(sum, now + 4 * j, tokens + j * 2);
             wgmma_commit();
             if (turns)
                 arrive_some(SYNC_TURN + (group + 1) % C, 256);

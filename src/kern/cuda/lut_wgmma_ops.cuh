@@ -16,70 +16,45 @@ static __device__ __forceinline__ uint64_t tile_descriptor(unsigned at)
 
 #define LUT_F4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define LUT_F16(i) LUT_F4(i), LUT_F4(i + 4), LUT_F4(i + 8), LUT_F4(i + 12)
+#define LUT_F32(i) LUT_F16(i), LUT_F16(i + 16)
+#define LUT_F64(i) LUT_F32(i), LUT_F32(i + 32)
+#define LUT_F128(i) LUT_F64(i), LUT_F64(i + 64)
 #define LUT_N16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
-#define LUT_N32 LUT_N16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define LUT_F64(i) LUT_F16(i), LUT_F16(i + 16), LUT_F16(i + 32), LUT_F16(i + 48)
-#define LUT_N64                                                                                    \
-    LUT_N32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,"   \
-            "%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define LUT_N96                                                                                    \
-    LUT_N64                                                                                        \
-            ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79" \
-            ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
-#define LUT_N128                                                                                   \
-    LUT_N96                                                                                        \
+#define LUT_N32 \
+    LUT_N16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define LUT_N64 \
+    LUT_N32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47" \
+            ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define LUT_N128 \
+    LUT_N64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79" \
+            ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95" \
             ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111" \
             ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
-#define LUT_WGMMA_32(type)                                                                         \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"                                      \
-                 "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                       \
-                 " {" LUT_N16 "}, {%16,%17,%18,%19}, %20, p, 1, 1, 0;\n}"                          \
-                 : LUT_F16(0)                                                                      \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
-#define LUT_WGMMA_64(type)                                                                         \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                                      \
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                       \
-                 " {" LUT_N32 "}, {%32,%33,%34,%35}, %36, p, 1, 1, 0;\n}"                          \
-                 : LUT_F16(0), LUT_F16(16)                                                         \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
-#define LUT_WGMMA_128(type)                                                                        \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"                                      \
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                      \
-                 " {" LUT_N64 "}, {%64,%65,%66,%67}, %68, p, 1, 1, 0;\n}"                          \
-                 : LUT_F16(0), LUT_F16(16), LUT_F16(32), LUT_F16(48)                               \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
-#define LUT_WGMMA_256(type)                                                                        \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %133, 0;\n"                                      \
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type                      \
-                 " {" LUT_N128 "}, {%128,%129,%130,%131}, %132, p, 1, 1, 0;\n}"                          \
-                 : LUT_F64(0), LUT_F64(64)                               \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
+/* N tokens, whose sums are the first COUNT operands; after them come a and b. */
+#define LUT_WGMMA(N, COUNT, A, B, TYPE)                                                            \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"                                        \
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE                   \
+                 " {" LUT_N##COUNT "}, {" A "}, " B ", p, 1, 1, 0;\n}"                             \
+                 : LUT_F##COUNT(0)                                                                 \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define LUT_WGMMA_OF(N, COUNT, A, B)                                                               \
+    if (BF16)                                                                                      \
+        LUT_WGMMA(N, COUNT, A, B, "bf16");                                                         \
+    else                                                                                           \
+        LUT_WGMMA(N, COUNT, A, B, "f16")
 
-/* d (64 rows x N tokens) = a (16 columns, registers) . b + (add ? d : 0); runs asynchronously. */
-template <int N, bool BF16>
-static __device__ __forceinline__ void wgmma(float *d, const unsigned *a, uint64_t b, int add)
+/* d (64 rows x N tokens) += a (16 columns, registers) . b; runs asynchronously. */
+template <int N, bool BF16> static __device__ __forceinline__ void wgmma(float *d, const unsigned *a, uint64_t b)
 {
+    static_assert(N == 32 || N == 64 || N == 128 || N == 256, "no such shape");
     if constexpr (N == 32) {
-        if (BF16)
-            LUT_WGMMA_32("bf16");
-        else
-            LUT_WGMMA_32("f16");
+        LUT_WGMMA_OF(32, 16, "%16,%17,%18,%19", "%20");
     } else if constexpr (N == 64) {
-        if (BF16)
-            LUT_WGMMA_64("bf16");
-        else
-            LUT_WGMMA_64("f16");
+        LUT_WGMMA_OF(64, 32, "%32,%33,%34,%35", "%36");
     } else if constexpr (N == 128) {
-        if (BF16)
-            LUT_WGMMA_128("bf16");
-        else
-            LUT_WGMMA_128("f16");
+        LUT_WGMMA_OF(128, 64, "%64,%65,%66,%67", "%68");
     } else {
-        static_assert(N == 256, "no such shape");
-        if (BF16)
-            LUT_WGMMA_256("bf16");
-        else
-            LUT_WGMMA_256("f16");
+        LUT_WGMMA_OF(256, 128, "%128,%129,%130,%131", "%132");
     }
 }
 
