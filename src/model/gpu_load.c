@@ -319,10 +319,11 @@ static void load_unpacked(loader *l)
     l->g->unpacked_room = room;
 }
 
+/* For models that have coded products. */
 static lutra_status load_scratch(loader *l, lutra_err *err)
 {
     lu_gpu *gpu = l->g->gpu;
-    const size_t bytes = gpu->api->lut_scratch(&gpu->chip);
+    const size_t bytes = l->most_values ? gpu->api->lut_scratch(&gpu->chip) : 0;
     l->g->scratch = bytes ? carve(l, bytes) : NULL;
     if (l->filling && bytes)
         LU_GPU_TRY(gpu, gpu->api->zero(gpu, l->g->scratch, bytes), "clearing memory", err);

@@ -96,6 +96,13 @@ static void feed(lutra_model *m, const int32_t *ids, int64_t step, float *out)
     lutra_session_close(s);
 }
 
+/* Memory for coded products is taken by models that have some, where the chip uses any. */
+static void check_scratch(const lutra_model *m, bool coded)
+{
+    const lu_gpu *gpu = m->gpu->gpu;
+    assert_int_equal(m->gpu->scratch != NULL, coded && gpu->api->lut_scratch(&gpu->chip) > 0);
+}
+
 /* Activations have 8 (bf16) or 11 bits, logits too; the CPU's test allows 3e-2 for bf16. */
 static void logits_match_the_oracle(void **state)
 {
@@ -106,6 +113,7 @@ static void logits_match_the_oracle(void **state)
         for (int half = 0; half < 2; half++) {
             oracle o = open_oracle(names[i]);
             lutra_model *m = open_tiny(ctx, names[i], half ? LUTRA_F16 : LUTRA_BF16);
+            check_scratch(m, strcmp(names[i], "llama-int3-h16") == 0);
             for (int64_t step = TOKENS; step > 0; step /= 4) {
                 feed(m, o.ids, step, out);
                 const double e = relative(out, o.logits, TOKENS * VOCAB);
@@ -161,6 +169,7 @@ static void compressed_models_say_what_the_cpu_says(void **state)
             compress(ctx, names[i], out, specs[k], some, k % 2 ? 0 : 6);
             lutra_model *on_cpu = open_on(ctx, out, LUTRA_F32, NULL);
             lutra_model *on_gpu = open_on(ctx, out, LUTRA_F16, device);
+            check_scratch(on_gpu, true);
             if (k % 2)
                 assert_int_equal(on_gpu->gpu->layers[0].qkv.n_parts, 1);
             else
@@ -591,7 +600,8 @@ static void every_failed_allocation_is_survived(void **state)
 {
     (void)state;
     if (!emulated)
-        skip(); /* an allocation that fails while cuBLASLt is looked for is made good by our kernel */
+        skip(); /* an allocation that fails while cuBLASLt is looked for is made good by our kernel
+                 */
     lutra_ctx *ctx = open_context();
     assert_true(fail_each_allocation(open_and_generate, ctx) > 50);
     lutra_close(ctx);
